@@ -1,0 +1,2 @@
+//! The `pagemend` command.
+fn main() {}

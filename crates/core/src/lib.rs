@@ -1,0 +1,4 @@
+//! The engine of pagemend: what a memory failure costs, decided and recorded, on any host.
+#![forbid(unsafe_code)]
+
+pub mod address;
