@@ -1,3 +1,4 @@
 //! The engine on Linux.
 
 pub mod abi;
+pub mod probe;
