@@ -1,2 +1,40 @@
 //! The `pagemend` command.
-fn main() {}
+
+mod doctor;
+
+use std::io;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Memory-failure recovery for virtual machines on huge pages.
+#[derive(Debug, Parser)]
+#[command(name = "pagemend", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Doctor(doctor::Doctor),
+}
+
+/// The exit code for arguments that make no sense, which is clap's, and for output that nobody
+/// takes: either way the command's question has no answer.
+const NO_ANSWER: u8 = 2;
+
+fn main() -> ExitCode {
+    let outcome = match Cli::parse().command {
+        Command::Doctor(doctor) => doctor.run(),
+    };
+    match outcome {
+        Ok(code) => code,
+        // A reader such as `head` has what it wanted and needs no message.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::from(NO_ANSWER),
+        Err(error) => {
+            anstream::eprintln!("pagemend: the output cannot be written: {error}");
+            ExitCode::from(NO_ANSWER)
+        }
+    }
+}
