@@ -2,3 +2,5 @@
 #![forbid(unsafe_code)]
 
 pub mod address;
+pub mod ledger;
+pub mod time;
