@@ -1,1 +1,3 @@
 //! The engine on Linux.
+
+pub mod guard;
