@@ -23,8 +23,9 @@
 //!
 //! # How to start
 //!
-//! Describe each range of guest memory with a [`GuestRegion`]. There is nothing to switch on here: the
-//! landing happens once the process has a mender. Without one, a SIGBUS has the effect it has in any
+//! Describe each range of guest memory with a [`GuestRegion`], or hand `GuardedRegion`s to code
+//! that is written against rust-vmm's `vm-memory`. There is nothing to switch on here: the landing
+//! happens once the process has a mender. Without one, a SIGBUS has the effect it has in any
 //! program.
 //!
 //! # Example
@@ -70,16 +71,16 @@
 //! - Faults of other kinds keep their meaning. An unmapped address is a SIGSEGV as ever, and a
 //!   SIGBUS outside guest memory goes where it went before.
 //!
-//! Plain access through a pointer is *not* guarded: at a lost frame it goes to the handler that the
-//! process had before.
+//! Plain access through a pointer or a `VolatileSlice` is *not* guarded: at a lost frame it goes to
+//! the handler that the process had before. That matters for `vm-memory`; see `GuardedMemory`.
 //!
 //! # Performance
 //!
 //! On healthy memory the guard costs a function call: no table, no lock, no thread-local. On x86-64
-//! with fast string operations, copies of 4 KiB and more run at the speed of `memcpy`. Shorter ones,
-//! and all where the processor lacks them, use a block copy that is plainer than the C library's. A
-//! fault costs a signal, in a block copy two. `cargo bench -p pagemend-linux --bench guard` compares
-//! on your machine.
+//! with fast string operations, copies of 4 KiB and more run at the speed of `memcpy`. Shorter
+//! ones, and all where the processor lacks them, use a block copy that is plainer than the C
+//! library's. A fault costs a signal, in a block copy two.
+//! `cargo bench -p pagemend-linux --bench guard` compares on your machine.
 
 mod access;
 mod landing;
@@ -87,6 +88,8 @@ mod region;
 
 #[cfg(target_arch = "aarch64")]
 mod aarch64;
+#[cfg(feature = "vm-memory")]
+mod rust_vmm;
 #[cfg(target_arch = "x86_64")]
 mod x86_64;
 
@@ -105,3 +108,5 @@ pub use access::{Fault, Scalar, try_compare_exchange, try_copy, try_load, try_st
 )]
 pub(crate) use landing::{is_guarded, land};
 pub use region::{GuardError, GuestRegion};
+#[cfg(feature = "vm-memory")]
+pub use rust_vmm::{GuardedMemory, GuardedRegion, poisoned_gpa};

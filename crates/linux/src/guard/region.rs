@@ -62,8 +62,8 @@ impl GuestRegion {
     /// # Safety
     ///
     /// As long as this region or a copy of it is used: all of it is mapped readable and writable,
-    /// in whole frames, and no Rust reference to any of it exists. What is mapped there may be lost,
-    /// be replaced by a mend, and be written by others at any time.
+    /// in whole frames, and no Rust reference to any of it exists. What is mapped there may be
+    /// lost, be replaced by a mend, and be written by others at any time.
     pub unsafe fn new(gpas: GpaRange, base: Hva) -> Option<Self> {
         let hvas = AddressRange::new(base, gpas.len())?;
         Some(Self { gpas, hvas })

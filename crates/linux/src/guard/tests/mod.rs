@@ -2,4 +2,6 @@
 
 mod copies;
 mod regions;
+#[cfg(feature = "vm-memory")]
+mod rust_vmm;
 mod scalars;
