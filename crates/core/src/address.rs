@@ -248,6 +248,15 @@ impl PageSize {
         self.bytes() / FRAME_SIZE
     }
 
+    /// The largest page size below this one that x86-64 and arm64 with 4 KiB granules map; 4 KiB
+    /// is its own.
+    pub fn next_smaller(self) -> Self {
+        [Self::SIZE_1G, Self::SIZE_2M]
+            .into_iter()
+            .find(|size| *size < self)
+            .unwrap_or(Self::SIZE_4K)
+    }
+
     /// Whether a page holds more than one frame.
     pub fn is_huge(self) -> bool {
         self > Self::SIZE_4K

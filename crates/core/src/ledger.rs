@@ -140,13 +140,27 @@ impl Ledger {
 
     /// The lost memory in address order, as the fewest ranges.
     pub fn runs(&self) -> impl Iterator<Item = GpaRange> {
-        self.frames.runs_in(0..u64::MAX).map(|frames| {
-            GpaRange::new(
-                gpa_of(frames.start),
-                (frames.end - frames.start) * FRAME_SIZE,
-            )
-            .expect("lost frames lie inside the address space")
-        })
+        self.frames.runs_in(0..u64::MAX).map(range_of)
+    }
+
+    /// The lost frames that `range` touches in address order, as the fewest ranges.
+    pub fn runs_in(&self, range: &GpaRange) -> impl Iterator<Item = GpaRange> {
+        self.frames.runs_in(frames_of(range)).map(range_of)
+    }
+
+    /// The frames that `range` touches and that are not lost, in address order, as the fewest
+    /// ranges.
+    pub fn gaps_in(&self, range: &GpaRange) -> impl Iterator<Item = GpaRange> {
+        let Range { start, end } = frames_of(range);
+        let mut at = start;
+        self.frames
+            .runs_in(start..end)
+            .chain(std::iter::once(end..end))
+            .filter_map(move |lost| {
+                let gap = at..lost.start;
+                at = lost.end;
+                (!gap.is_empty()).then(|| range_of(gap))
+            })
     }
 
     /// What is known of the frame that holds `gpa`, or `None` where it is not lost. Linear in the
@@ -365,6 +379,14 @@ fn frames_of(range: &GpaRange) -> Range<u64> {
         0 => start..start,
         _ => start..(range.end().get() - 1) / FRAME_SIZE + 1,
     }
+}
+
+fn range_of(frames: Range<u64>) -> GpaRange {
+    GpaRange::new(
+        gpa_of(frames.start),
+        (frames.end - frames.start) * FRAME_SIZE,
+    )
+    .expect("frames lie inside the address space")
 }
 
 fn gpa_of(frame: u64) -> Gpa {

@@ -30,6 +30,11 @@ impl Timestamp {
         self.0
     }
 
+    /// Nanoseconds from `earlier` to this point, or 0 where that is later.
+    pub const fn since(self, earlier: Self) -> u64 {
+        self.0.saturating_sub(earlier.0)
+    }
+
     /// Whole milliseconds since the Unix epoch.
     pub const fn millis(self) -> u64 {
         self.0 / Self::NANOS_PER_MILLI

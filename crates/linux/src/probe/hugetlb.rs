@@ -1,5 +1,7 @@
 //! HugeTLB pools: where guests on huge pages live, and where the pieces of a mended one come from.
 
+use std::path::Path;
+
 use pagemend_core::address::PageSize;
 use serde::Serialize;
 
@@ -38,6 +40,13 @@ pub struct NodePool {
 }
 
 impl Pool {
+    /// This host's pool of `page_size`, or `None` where its kernel has none.
+    pub fn of(page_size: PageSize) -> Option<Self> {
+        pools(&Tree::new(Path::new("/")))
+            .into_iter()
+            .find(|pool| pool.page_size == page_size)
+    }
+
     /// Pages that can still be had: free and not promised, or surplus within the limit.
     pub fn spare(&self) -> u64 {
         self.free.saturating_sub(self.reserved) + self.overcommit.saturating_sub(self.surplus)

@@ -22,7 +22,7 @@ impl Version {
     pub const MENDABLE: Self = Self { major: 6, minor: 6 };
 
     /// The version at the head of a release name such as `6.12.117-amd64`.
-    fn parse(release: &str) -> Option<Self> {
+    pub(crate) fn parse(release: &str) -> Option<Self> {
         let mut numbers = release.split(|c: char| !c.is_ascii_digit());
         Some(Self {
             major: numbers.next()?.parse().ok()?,

@@ -1,0 +1,129 @@
+//! What is reported while a fault is handled: one structured event for each step's outcome.
+//!
+//! The JSON form is described in `docs/events.md` and carries its schema's name and version.
+
+use serde::{Deserialize, Serialize};
+
+use crate::address::{Gpa, GpaRange};
+use crate::fault::Verdict;
+use crate::ledger::Cause;
+use crate::map::Segment;
+use crate::plan::{Action, Reason};
+use crate::policy::Policy;
+use crate::time::Timestamp;
+
+/// Name and version of the events' JSON form.
+pub const SCHEMA: &str = "pagemend.event/1";
+
+/// The outcome of one step in the handling of one fault.
+#[derive(Clone, Debug, Serialize)]
+pub struct Event {
+    /// Name and version of this form: [`SCHEMA`].
+    pub schema: &'static str,
+    /// Which fault, counted from 1: ties the events of one fault together.
+    pub fault: u64,
+    /// When the step ended.
+    pub time: Timestamp,
+    /// How long the step took, in nanoseconds.
+    pub duration_ns: u64,
+    /// The page that the kernel took away.
+    pub page: GpaRange,
+    /// What happened.
+    #[serde(flatten)]
+    pub step: Step,
+}
+
+/// What happened in a step.
+#[derive(Clone, Debug, Serialize)]
+#[serde(tag = "step", rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Step {
+    /// A fault on guest memory arrived.
+    Fault {
+        /// The region that was hit.
+        region: String,
+        /// The address that was reported.
+        gpa: Gpa,
+        /// Whether somebody touched it.
+        cause: Cause,
+    },
+    /// It was decided what to do.
+    Plan {
+        /// What the region's policy wants.
+        policy: Policy,
+        /// What will be done.
+        action: Action,
+        /// Why not more.
+        reasons: Vec<Reason>,
+    },
+    /// Writers that page tables do not stop have stopped.
+    Claim,
+    /// New memory is at hand.
+    Stage,
+    /// The readable bytes are in it.
+    Salvage {
+        /// Bytes read.
+        recovered_bytes: u64,
+        /// What could not be read.
+        lost: Vec<GpaRange>,
+    },
+    /// The lost frames are marked in it.
+    Poison {
+        /// Bytes marked.
+        marked_bytes: u64,
+    },
+    /// It is the guest's memory.
+    Swap {
+        /// What the page consists of now.
+        segments: Vec<Segment>,
+        /// Where pages are smaller than fit.
+        reasons: Vec<Reason>,
+    },
+    /// A step failed; the page is as it was, and will be abandoned.
+    Fail {
+        /// Which step and what the host said.
+        reason: Reason,
+    },
+    /// The loss is in the ledger.
+    Record {
+        /// The frames that this fault added to it.
+        lost: Vec<GpaRange>,
+        /// Bytes in them.
+        lost_bytes: u64,
+    },
+    /// The fault is answered.
+    Done {
+        /// What was done; none where the address was in order again or known to be lost.
+        action: Option<Action>,
+        /// The answer.
+        #[serde(flatten)]
+        verdict: Verdict,
+        /// Why it was not more.
+        reasons: Vec<Reason>,
+        /// From the fault's arrival, in nanoseconds.
+        total_ns: u64,
+    },
+}
+
+/// What has happened since the start, in numbers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Totals {
+    /// Faults that were answered.
+    pub faults: u64,
+    /// Huge pages that were mended.
+    pub mended: u64,
+    /// Frames that were lost alone, because the kernel took no more.
+    pub recorded: u64,
+    /// Huge pages told lost whole and replaced.
+    pub discarded: u64,
+    /// Huge pages told lost whole and left poisoned.
+    pub abandoned: u64,
+    /// Faults whose address was in order by the time that it was looked at.
+    pub stale: u64,
+    /// Faults on frames that were known to be lost.
+    pub repeated: u64,
+    /// Faults that were no memory failures in guest memory.
+    pub foreign: u64,
+    /// Bytes read back from poisoned pages.
+    pub recovered_bytes: u64,
+}

@@ -1,0 +1,93 @@
+//! What the mender needs of the machine below it.
+//!
+//! The split is mechanism here, decisions in the core. Each call is one step that can fail, so
+//! that a model of a host can make each one fail in turn.
+
+use crate::address::{Gpa, GpaRange, Hva, PageSize};
+use crate::event::Event;
+use crate::fault::{Condition, Fault};
+use crate::map::Segment;
+use crate::plan::{Capabilities, Reason};
+use crate::time::Timestamp;
+
+/// The page that new memory is staged for.
+#[derive(Clone, Copy, Debug)]
+pub struct Target {
+    /// Where the guest sees it.
+    pub page: GpaRange,
+    /// Where this process sees it.
+    pub hva: Hva,
+    /// The segment that it is part of, as it was when the fault came.
+    pub segment: Segment,
+    /// The largest page size that the new memory may have.
+    pub largest: PageSize,
+}
+
+/// What one salvage read gave.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Salvaged {
+    /// So many bytes are in the staged memory. Fewer than asked for where the read met something
+    /// unreadable; never none.
+    Bytes(u64),
+    /// The frame at the start of the read is unreadable.
+    Unreadable,
+}
+
+/// What a swap left in the page's place.
+#[derive(Clone, Debug)]
+pub struct Swapped {
+    /// In order, covering exactly the page.
+    pub segments: Vec<Segment>,
+    /// Where the host had to take smaller pages than fit.
+    pub reasons: Vec<Reason>,
+}
+
+/// The machine below the mender: Linux, or a model of it.
+///
+/// A page goes through `claim`, `stage`, `salvage`, `poison`, `swap` and `release` in this order.
+/// Until `swap` succeeds nothing that the guest can see may change: the old mapping stays, and
+/// every touch of it goes on faulting.
+pub trait Host {
+    /// New memory for one page that the guest does not see yet. Dropping it gives it back.
+    type Stage;
+    /// Why a step failed.
+    type Error: std::error::Error;
+
+    /// The time.
+    fn now(&self) -> Timestamp;
+
+    /// What this host can do.
+    fn capabilities(&self) -> Capabilities;
+
+    /// Looks at a reported address, without faulting.
+    fn examine(&mut self, fault: &Fault, gpa: Gpa) -> Condition;
+
+    /// Waits until no writer that page tables do not stop can reach the page (I/O leases, the
+    /// VMM's pause hook), and keeps new ones waiting. On failure nobody is kept waiting.
+    fn claim(&mut self, page: GpaRange) -> Result<(), Self::Error>;
+
+    /// Lets them go on.
+    fn release(&mut self, page: GpaRange);
+
+    /// Gets new, zeroed memory for a page with the settings of the old.
+    fn stage(&mut self, target: &Target) -> Result<Self::Stage, Self::Error>;
+
+    /// Reads up to `len` bytes at `offset` of the poisoned page into the same place of the stage,
+    /// in one read.
+    fn salvage(
+        &mut self,
+        stage: &mut Self::Stage,
+        offset: u64,
+        len: u64,
+    ) -> Result<Salvaged, Self::Error>;
+
+    /// Marks `lost`, ordered and apart, so that every touch of it faults once it is the guest's.
+    fn poison(&mut self, stage: &mut Self::Stage, lost: &[GpaRange]) -> Result<(), Self::Error>;
+
+    /// Puts the stage in the page's place, for all threads at once. On failure the old mapping is
+    /// there as it was.
+    fn swap(&mut self, stage: Self::Stage) -> Result<Swapped, Self::Error>;
+
+    /// Gives an event to everyone who listens, and returns when they have taken it.
+    fn publish(&mut self, event: &Event);
+}

@@ -1,0 +1,525 @@
+//! The memory map: guest memory as configured (regions) and as it is now (segments).
+//!
+//! A fault comes with a host virtual address; the guest has to be told a guest physical one; and
+//! what can be done depends on the page size and the backing of the piece in between. The map
+//! answers all three, and a mend ends by replacing one segment with the ones that took its place.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::address::{Gpa, GpaRange, Hva, HvaRange, PageSize};
+use crate::policy::{Consumer, Policy};
+
+/// What a piece of guest memory is made of. Decides what the kernel takes away at an error, and
+/// what of it can be read afterwards.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Backing {
+    /// hugetlb, `MAP_SHARED`, of a memfd or a hugetlbfs file. An error takes the whole huge page;
+    /// the file still reads what is healthy.
+    Hugetlb,
+    /// hugetlb, `MAP_PRIVATE` or anonymous. An error takes the whole huge page, and no file shows
+    /// what is left of it.
+    HugetlbPrivate,
+    /// Shared memory (memfd, tmpfs), huge pages or not. An error takes 4 KiB.
+    Shmem,
+    /// Private anonymous memory, huge pages or not. An error takes 4 KiB.
+    Anonymous,
+}
+
+impl Backing {
+    /// How much the kernel takes away at an error in a page of `size`: it splits everything but
+    /// hugetlb (`mm/memory-failure.c`).
+    pub fn unit_of_loss(self, size: PageSize) -> PageSize {
+        match self {
+            Self::Hugetlb | Self::HugetlbPrivate => size,
+            Self::Shmem | Self::Anonymous => PageSize::SIZE_4K,
+        }
+    }
+}
+
+/// A file that holds guest memory, in the host's own numbering.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct FileId(pub u32);
+
+/// Where in a file the bytes of a segment start.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Source {
+    /// The file.
+    pub file: FileId,
+    /// Bytes from its start.
+    pub offset: u64,
+}
+
+/// A range of guest memory as the VMM configured it.
+#[derive(Clone, Debug, Serialize)]
+pub struct Region {
+    /// What operators call it.
+    pub name: String,
+    /// Where the guest sees it.
+    pub gpa: GpaRange,
+    /// Where this process sees it.
+    pub hva: Hva,
+    /// The page size it was configured with.
+    pub page_size: PageSize,
+    /// What it is made of.
+    pub backing: Backing,
+    /// The file behind it, where there is one.
+    pub source: Option<Source>,
+    /// What is wanted for its poisoned pages.
+    pub policy: Policy,
+    /// Who else maps it.
+    pub consumers: Vec<Consumer>,
+}
+
+impl Region {
+    /// Where this process sees the region.
+    pub fn hva_range(&self) -> HvaRange {
+        HvaRange::new(self.hva, self.gpa.len()).expect("the map checked it when the region came")
+    }
+}
+
+/// A piece of a region with one backing and one page size, as it is now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Segment {
+    /// Where the guest sees it.
+    pub gpa: GpaRange,
+    /// The size of the pages that map it.
+    pub page_size: PageSize,
+    /// What it is made of.
+    pub backing: Backing,
+    /// The file behind it, where there is one.
+    pub source: Option<Source>,
+}
+
+impl Segment {
+    /// The page that the kernel takes away when an error hits `gpa`.
+    pub fn page_lost_with(&self, gpa: Gpa) -> GpaRange {
+        GpaRange::page(gpa, self.backing.unit_of_loss(self.page_size))
+    }
+
+    /// Where in its file the byte at `gpa` is.
+    pub fn source_of(&self, gpa: Gpa) -> Option<Source> {
+        let offset = self.gpa.offset_of(gpa)?;
+        self.source.map(|source| Source {
+            file: source.file,
+            offset: source.offset + offset,
+        })
+    }
+
+    /// The part of the segment in `range`, or `None` where they share nothing.
+    fn part(&self, range: &GpaRange) -> Option<Self> {
+        let gpa = self.gpa.intersection(range)?;
+        Some(Self {
+            gpa,
+            source: self.source_of(gpa.start()),
+            ..*self
+        })
+    }
+
+    /// Whether `next` goes on where this one ends, in memory and in its file.
+    fn goes_on_in(&self, next: &Self) -> bool {
+        let source_goes_on = match (self.source, next.source) {
+            (None, None) => true,
+            (Some(a), Some(b)) => a.file == b.file && a.offset + self.gpa.len() == b.offset,
+            _ => false,
+        };
+        self.gpa.end() == next.gpa.start()
+            && self.page_size == next.page_size
+            && self.backing == next.backing
+            && source_goes_on
+    }
+}
+
+/// Where an address lies.
+#[derive(Clone, Copy, Debug)]
+pub struct Location<'a> {
+    /// The region as configured.
+    pub region: &'a Region,
+    /// The segment as it is now.
+    pub segment: &'a Segment,
+    /// The address as the guest knows it.
+    pub gpa: Gpa,
+    /// The address as this process knows it.
+    pub hva: Hva,
+}
+
+/// Why a region or a replacement was refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum MapError {
+    /// The region has no bytes.
+    #[error("region '{name}' is empty")]
+    Empty {
+        /// The region.
+        name: String,
+    },
+    /// An address or the size is no multiple of the page size.
+    #[error("region '{name}': {what} {value:#x} is not a multiple of its page size, {page_size}")]
+    Unaligned {
+        /// The region.
+        name: String,
+        /// What is unaligned: its guest address, host address, size or file offset.
+        what: &'static str,
+        /// The value, in bytes.
+        value: u64,
+        /// The region's page size.
+        page_size: PageSize,
+    },
+    /// The region passes the end of the host's address space.
+    #[error("region '{name}' at host address {hva} passes the end of the address space")]
+    Wraps {
+        /// The region.
+        name: String,
+        /// Its host address.
+        hva: Hva,
+    },
+    /// Two regions share addresses.
+    #[error("regions '{name}' and '{other}' overlap in {space} addresses")]
+    Overlap {
+        /// The region that came last.
+        name: String,
+        /// The one that was there.
+        other: String,
+        /// `guest` or `host`.
+        space: &'static str,
+    },
+    /// New segments do not cover exactly the range that they are to replace.
+    #[error("the new segments do not cover exactly {range}")]
+    WrongCover {
+        /// The range to replace.
+        range: GpaRange,
+    },
+}
+
+/// All regions and their segments.
+#[derive(Clone, Debug, Default)]
+pub struct MemoryMap {
+    /// By guest address.
+    regions: BTreeMap<Gpa, Region>,
+    /// Guest address of the region that starts at a host address.
+    by_hva: BTreeMap<Hva, Gpa>,
+    /// By guest address.
+    segments: BTreeMap<Gpa, Segment>,
+}
+
+impl MemoryMap {
+    /// A map of no memory.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a region, which becomes one segment.
+    pub fn add(&mut self, region: Region) -> Result<(), MapError> {
+        self.check(&region)?;
+        let segment = Segment {
+            gpa: region.gpa,
+            page_size: region.page_size,
+            backing: region.backing,
+            source: region.source,
+        };
+        self.segments.insert(region.gpa.start(), segment);
+        self.by_hva.insert(region.hva, region.gpa.start());
+        self.regions.insert(region.gpa.start(), region);
+        Ok(())
+    }
+
+    fn check(&self, region: &Region) -> Result<(), MapError> {
+        let name = || region.name.clone();
+        if region.gpa.is_empty() {
+            return Err(MapError::Empty { name: name() });
+        }
+        let offset = region.source.map_or(0, |source| source.offset);
+        for (what, value) in [
+            ("guest address", region.gpa.start().get()),
+            ("host address", region.hva.get()),
+            ("size", region.gpa.len()),
+            ("file offset", offset),
+        ] {
+            if !value.is_multiple_of(region.page_size.bytes()) {
+                return Err(MapError::Unaligned {
+                    name: name(),
+                    what,
+                    value,
+                    page_size: region.page_size,
+                });
+            }
+        }
+        let Some(hva) = HvaRange::new(region.hva, region.gpa.len()) else {
+            return Err(MapError::Wraps {
+                name: name(),
+                hva: region.hva,
+            });
+        };
+        for other in self.regions.values() {
+            let space = if other.gpa.overlaps(&region.gpa) {
+                "guest"
+            } else if other.hva_range().overlaps(&hva) {
+                "host"
+            } else {
+                continue;
+            };
+            return Err(MapError::Overlap {
+                name: name(),
+                other: other.name.clone(),
+                space,
+            });
+        }
+        Ok(())
+    }
+
+    /// The regions, by guest address.
+    pub fn regions(&self) -> impl Iterator<Item = &Region> {
+        self.regions.values()
+    }
+
+    /// The segments, by guest address.
+    pub fn segments(&self) -> impl Iterator<Item = &Segment> {
+        self.segments.values()
+    }
+
+    /// Where a host address lies, or `None` outside guest memory.
+    pub fn locate_hva(&self, hva: Hva) -> Option<Location<'_>> {
+        let (_, start) = self.by_hva.range(..=hva).next_back()?;
+        let region = &self.regions[start];
+        let gpa = region.gpa.at(region.hva_range().offset_of(hva)?)?;
+        self.locate(region, gpa)
+    }
+
+    /// Where a guest address lies, or `None` outside guest memory.
+    pub fn locate_gpa(&self, gpa: Gpa) -> Option<Location<'_>> {
+        let (_, region) = self.regions.range(..=gpa).next_back()?;
+        self.locate(region, gpa)
+    }
+
+    fn locate<'a>(&'a self, region: &'a Region, gpa: Gpa) -> Option<Location<'a>> {
+        let offset = region.gpa.offset_of(gpa)?;
+        let (_, segment) = self.segments.range(..=gpa).next_back()?;
+        Some(Location {
+            region,
+            segment,
+            gpa,
+            hva: region.hva_range().at(offset)?,
+        })
+    }
+
+    /// Puts `pieces` in the place of what is in `range` now, and joins what goes on in its
+    /// neighbour. `range` must lie in one region and `pieces`, in order, must cover exactly it.
+    pub fn replace(&mut self, range: GpaRange, pieces: &[Segment]) -> Result<(), MapError> {
+        let adjoining = pieces
+            .windows(2)
+            .all(|pair| pair[0].gpa.end() == pair[1].gpa.start());
+        let covers = match (pieces.first(), pieces.last()) {
+            (Some(first), Some(last)) => {
+                first.gpa.start() == range.start() && last.gpa.end() == range.end()
+            }
+            _ => false,
+        };
+        let inside = self
+            .locate_gpa(range.start())
+            .is_some_and(|location| location.region.gpa.covers(&range));
+        if !(adjoining && covers && inside) {
+            return Err(MapError::WrongCover { range });
+        }
+
+        let old: Vec<Segment> = self
+            .segments
+            .range(..range.end())
+            .rev()
+            .map(|(_, segment)| *segment)
+            .take_while(|segment| segment.gpa.overlaps(&range))
+            .collect();
+        for segment in &old {
+            self.segments.remove(&segment.gpa.start());
+        }
+        let outside = old.iter().flat_map(|segment| {
+            let below = GpaRange::new(
+                segment.gpa.start(),
+                range
+                    .start()
+                    .get()
+                    .saturating_sub(segment.gpa.start().get()),
+            );
+            let above = GpaRange::new(
+                range.end(),
+                segment.gpa.end().get().saturating_sub(range.end().get()),
+            );
+            [below, above]
+                .into_iter()
+                .flatten()
+                .filter_map(|rest| segment.part(&rest))
+        });
+        let outside: Vec<Segment> = outside.collect();
+        for segment in outside.into_iter().chain(pieces.iter().copied()) {
+            self.segments.insert(segment.gpa.start(), segment);
+        }
+        self.join(range);
+        Ok(())
+    }
+
+    /// Joins segments in and around `range` that go on in their neighbour.
+    fn join(&mut self, range: GpaRange) {
+        let region_start = |map: &Self, gpa: Gpa| map.locate_gpa(gpa).map(|l| l.region.gpa.start());
+        let from = self
+            .segments
+            .range(..range.start())
+            .next_back()
+            .map_or(range.start(), |(start, _)| *start);
+        let starts: Vec<Gpa> = self
+            .segments
+            .range(from..=range.end())
+            .map(|(start, _)| *start)
+            .collect();
+        let mut current = starts.first().copied();
+        for next in starts.into_iter().skip(1) {
+            let Some(start) = current else { return };
+            let (left, right) = (self.segments[&start], self.segments[&next]);
+            if left.goes_on_in(&right) && region_start(self, start) == region_start(self, next) {
+                self.segments.remove(&next);
+                let joined = Segment {
+                    gpa: GpaRange::new(start, left.gpa.len() + right.gpa.len())
+                        .expect("both lie in one region"),
+                    ..left
+                };
+                self.segments.insert(start, joined);
+            } else {
+                current = Some(next);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    fn region(name: &str, gpa: u64, hva: u64, len: u64) -> Region {
+        Region {
+            name: name.into(),
+            gpa: GpaRange::new(Gpa::new(gpa), len).unwrap(),
+            hva: Hva::new(hva),
+            page_size: PageSize::SIZE_2M,
+            backing: Backing::Hugetlb,
+            source: Some(Source {
+                file: FileId(0),
+                offset: 0,
+            }),
+            policy: Policy::Mend,
+            consumers: vec![],
+        }
+    }
+
+    fn small(gpa: u64, len: u64, file: u32) -> Segment {
+        Segment {
+            gpa: GpaRange::new(Gpa::new(gpa), len).unwrap(),
+            page_size: PageSize::SIZE_4K,
+            backing: Backing::Shmem,
+            source: Some(Source {
+                file: FileId(file),
+                offset: 0,
+            }),
+        }
+    }
+
+    #[test]
+    fn an_address_is_found_by_host_and_by_guest_address() {
+        let mut map = MemoryMap::new();
+        map.add(region("low", 0, 64 * MIB, 8 * MIB)).unwrap();
+        map.add(region("high", 32 * MIB, 16 * MIB, 8 * MIB))
+            .unwrap();
+        let by_hva = map.locate_hva(Hva::new(17 * MIB)).unwrap();
+        assert_eq!(
+            (by_hva.region.name.as_str(), by_hva.gpa),
+            ("high", Gpa::new(33 * MIB))
+        );
+        let by_gpa = map.locate_gpa(Gpa::new(3 * MIB)).unwrap();
+        assert_eq!(
+            (by_gpa.region.name.as_str(), by_gpa.hva),
+            ("low", Hva::new(67 * MIB))
+        );
+        assert!(map.locate_hva(Hva::new(24 * MIB)).is_none());
+        assert!(map.locate_gpa(Gpa::new(8 * MIB)).is_none());
+    }
+
+    #[test]
+    fn bad_regions_are_refused_by_name() {
+        let mut map = MemoryMap::new();
+        map.add(region("ram", 0, 64 * MIB, 8 * MIB)).unwrap();
+        let text = |map: &mut MemoryMap, region| map.add(region).unwrap_err().to_string();
+        assert_eq!(
+            text(&mut map, region("b", 6 * MIB, 128 * MIB, 4 * MIB)),
+            "regions 'b' and 'ram' overlap in guest addresses"
+        );
+        assert_eq!(
+            text(&mut map, region("b", 16 * MIB, 70 * MIB, 4 * MIB)),
+            "regions 'b' and 'ram' overlap in host addresses"
+        );
+        assert_eq!(
+            text(&mut map, region("b", 16 * MIB, 128 * MIB + 4096, 4 * MIB)),
+            "region 'b': host address 0x8001000 is not a multiple of its page size, 2 MiB"
+        );
+        assert_eq!(
+            text(&mut map, region("b", 16 * MIB, 128 * MIB, 0)),
+            "region 'b' is empty"
+        );
+        assert!(matches!(
+            map.add(region("b", 16 * MIB, u64::MAX - 2 * MIB + 1, 4 * MIB)),
+            Err(MapError::Wraps { .. })
+        ));
+        assert_eq!(map.regions().count(), 1);
+    }
+
+    #[test]
+    fn pieces_that_leave_a_gap_are_refused() {
+        let mut map = MemoryMap::new();
+        map.add(region("ram", 0, 64 * MIB, 8 * MIB)).unwrap();
+        let range = GpaRange::new(Gpa::new(2 * MIB), 2 * MIB).unwrap();
+        for pieces in [
+            vec![],
+            vec![small(2 * MIB, MIB, 1)],
+            vec![small(3 * MIB, MIB, 1)],
+        ] {
+            assert_eq!(
+                map.replace(range, &pieces),
+                Err(MapError::WrongCover { range })
+            );
+        }
+        assert_eq!(map.segments().count(), 1);
+    }
+
+    proptest! {
+        /// Whatever is replaced, each byte stays in exactly one segment, keeps its place in its
+        /// file, and no two neighbours are left that could be one.
+        #[test]
+        fn segments_always_tile_the_region(steps in prop::collection::vec((0..64u64, 1..8u64, 0..3u32), 1..60)) {
+            let mut map = MemoryMap::new();
+            map.add(region("ram", 0, 256 * MIB, 128 * MIB)).unwrap();
+            let mut model: Vec<(u32, u64)> = (0..64).map(|page| (0, page * 2 * MIB)).collect();
+            for (first, count, file) in steps {
+                let count = count.min(64 - first);
+                let range = GpaRange::new(Gpa::new(first * 2 * MIB), count * 2 * MIB).unwrap();
+                let mut piece = small(first * 2 * MIB, count * 2 * MIB, file + 1);
+                piece.source = Some(Source { file: FileId(file + 1), offset: first * 2 * MIB });
+                map.replace(range, &[piece]).unwrap();
+                for page in first..first + count {
+                    model[page as usize] = (file + 1, page * 2 * MIB);
+                }
+            }
+            for (page, (file, offset)) in model.into_iter().enumerate() {
+                let gpa = Gpa::new(page as u64 * 2 * MIB + 5);
+                let segment = map.locate_gpa(gpa).unwrap().segment;
+                prop_assert_eq!(segment.source_of(gpa), Some(Source { file: FileId(file), offset: offset + 5 }));
+            }
+            let segments: Vec<_> = map.segments().copied().collect();
+            let total: u64 = segments.iter().map(|segment| segment.gpa.len()).sum();
+            prop_assert_eq!(total, 128 * MIB);
+            prop_assert!(segments.windows(2).all(|pair| !pair[0].goes_on_in(&pair[1])));
+        }
+    }
+}

@@ -1,0 +1,405 @@
+//! The mender: takes one fault from its arrival to its answer.
+//!
+//! One direction, no way back: locate, examine, plan, claim, stage, salvage, poison, swap, record,
+//! tell, answer. The new memory is finished, with the lost frames marked in it, before anyone can
+//! see it; so the swap is the only moment at which the guest's memory changes, and a failure
+//! before it changes nothing.
+//!
+//! The mender handles one fault at a time, which is what makes a huge page be mended once: a
+//! fault that arrives for the same page meanwhile finds it in order when its turn comes.
+
+use crate::address::{FRAME_SIZE, Gpa, GpaRange, PageSize};
+use crate::event::{Event, SCHEMA, Step, Totals};
+use crate::fault::{Condition, Fault, Verdict};
+use crate::host::{Host, Salvaged, Swapped, Target};
+use crate::ledger::{Cause, Ledger, RecipientId};
+use crate::map::{MapError, MemoryMap, Region};
+use crate::plan::{Action, Case, Plan, Reason, plan};
+use crate::policy::Policy;
+use crate::time::Timestamp;
+
+/// Handles faults on a host, and owns the map and the ledger of one guest.
+#[derive(Debug)]
+pub struct Mender<H> {
+    host: H,
+    map: MemoryMap,
+    ledger: Ledger,
+    recipients: Vec<RecipientId>,
+    totals: Totals,
+}
+
+/// A fault on its way, with what was found out about it.
+struct Job {
+    id: u64,
+    cause: Cause,
+    gpa: Gpa,
+    target: Target,
+    policy: Policy,
+    /// When the fault arrived.
+    arrived: Timestamp,
+    /// When the step before this one ended.
+    mark: Timestamp,
+}
+
+impl Job {
+    fn page(&self) -> GpaRange {
+        self.target.page
+    }
+
+    fn frame(&self) -> GpaRange {
+        GpaRange::page(self.gpa, PageSize::SIZE_4K)
+    }
+}
+
+/// What came of an attempt to mend.
+struct Salvage {
+    recovered_bytes: u64,
+    lost: Vec<GpaRange>,
+}
+
+impl<H: Host> Mender<H> {
+    /// A mender for a guest without memory yet.
+    pub fn new(host: H) -> Self {
+        Self {
+            host,
+            map: MemoryMap::new(),
+            ledger: Ledger::new(),
+            recipients: vec![],
+            totals: Totals::default(),
+        }
+    }
+
+    /// Adds a region of guest memory.
+    pub fn add_region(&mut self, region: Region) -> Result<(), MapError> {
+        self.map.add(region)
+    }
+
+    /// Has the ledger note that `name` was told of each loss, once the host's
+    /// [`publish`](Host::publish) has returned.
+    pub fn add_recipient(&mut self, name: &str) {
+        let recipient = self.ledger.register(name);
+        if !self.recipients.contains(&recipient) {
+            self.recipients.push(recipient);
+        }
+    }
+
+    /// The guest's memory as it is now.
+    pub fn map(&self) -> &MemoryMap {
+        &self.map
+    }
+
+    /// The lost frames.
+    pub fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    /// The host.
+    pub fn host(&self) -> &H {
+        &self.host
+    }
+
+    /// The host, to be told what it has to know besides faults.
+    pub fn host_mut(&mut self) -> &mut H {
+        &mut self.host
+    }
+
+    /// What has happened so far, in numbers.
+    pub fn totals(&self) -> Totals {
+        self.totals
+    }
+
+    /// Handles a fault. When this returns, a loss is in the ledger and everyone who listens has
+    /// been told, so whoever met the fault may go on as the verdict says.
+    pub fn handle(&mut self, fault: Fault) -> Verdict {
+        let arrived = self.host.now();
+        self.totals.faults += 1;
+        let Some(location) = self.map.locate_hva(fault.address) else {
+            self.totals.foreign += 1;
+            return Verdict::NotOurs;
+        };
+        let (region, segment, gpa) = (location.region, *location.segment, location.gpa);
+        let page = segment.page_lost_with(gpa);
+        let plan = plan(&Case {
+            segment: &segment,
+            policy: region.policy,
+            consumers: &region.consumers,
+            capabilities: self.host.capabilities(),
+        });
+        let unit = segment.backing.unit_of_loss(segment.page_size);
+        let mut job = Job {
+            id: self.totals.faults,
+            cause: fault.cause,
+            gpa,
+            target: Target {
+                page,
+                hva: fault.address.align_down(unit),
+                segment,
+                largest: unit,
+            },
+            policy: region.policy,
+            arrived,
+            mark: arrived,
+        };
+        let region = region.name.clone();
+
+        if self.ledger.contains(gpa) {
+            self.totals.repeated += 1;
+            return self.answer(&mut job, None, vec![]);
+        }
+        // A page that the kernel keeps mapped must not be looked at: the look would consume the
+        // error once more.
+        if plan.action != Action::Keep {
+            match self.host.examine(&fault, gpa) {
+                Condition::Poisoned => {}
+                Condition::Readable => {
+                    self.totals.stale += 1;
+                    return self.answer(&mut job, None, vec![]);
+                }
+                Condition::Foreign => {
+                    self.totals.foreign += 1;
+                    return Verdict::NotOurs;
+                }
+            }
+        }
+        let cause = fault.cause;
+        self.publish(&mut job, Step::Fault { region, gpa, cause });
+        self.carry_out(&mut job, plan)
+    }
+
+    fn carry_out(&mut self, job: &mut Job, plan: Plan) -> Verdict {
+        let Plan {
+            action,
+            mut reasons,
+        } = plan;
+        let planned = Step::Plan {
+            policy: job.policy,
+            action,
+            reasons: reasons.clone(),
+        };
+        self.publish(job, planned);
+        let done = match action {
+            Action::Record | Action::Keep => {
+                self.record(job, &[job.frame()]);
+                self.totals.recorded += 1;
+                action
+            }
+            Action::Abandon => self.abandon(job),
+            Action::Mend | Action::Discard => match self.replace(job, action) {
+                Ok(()) => action,
+                Err(reason) => {
+                    let fail = Step::Fail {
+                        reason: reason.clone(),
+                    };
+                    self.publish(job, fail);
+                    reasons.push(reason);
+                    self.abandon(job)
+                }
+            },
+        };
+        self.answer(job, Some(done), reasons)
+    }
+
+    /// The whole page is lost and stays poisoned: what every way that fails comes down to.
+    fn abandon(&mut self, job: &mut Job) -> Action {
+        self.record(job, &[job.page()]);
+        self.totals.abandoned += 1;
+        Action::Abandon
+    }
+
+    /// Puts new memory in the page's place, between a claim and its release.
+    fn replace(&mut self, job: &mut Job, action: Action) -> Result<(), Reason> {
+        let claimed = self.host.claim(job.page());
+        self.passed(job, claimed, "claim", |()| Step::Claim)?;
+        let replaced = match action {
+            Action::Mend => self.mend(job),
+            _ => self.discard(job),
+        };
+        self.host.release(job.page());
+        replaced
+    }
+
+    fn mend(&mut self, job: &mut Job) -> Result<(), Reason> {
+        // A page of the old size cannot have a lost frame in it; one that lost nothing is rare
+        // enough to live with smaller pages too.
+        job.target.largest = job.target.largest.next_smaller();
+        let staged = self.host.stage(&job.target);
+        let mut stage = self.passed(job, staged, "stage", |_| Step::Stage)?;
+
+        let Salvage {
+            recovered_bytes,
+            lost,
+        } = self.salvage(job, &mut stage)?;
+        if recovered_bytes == 0 {
+            return Err(Reason::NothingSalvaged);
+        }
+        let poisoned = self.host.poison(&mut stage, &lost);
+        let marked_bytes = lost.iter().map(GpaRange::len).sum();
+        self.passed(job, poisoned, "poison", |()| Step::Poison { marked_bytes })?;
+
+        self.swap(job, stage)?;
+        self.record(job, &lost);
+        self.totals.mended += 1;
+        self.totals.recovered_bytes += recovered_bytes;
+        Ok(())
+    }
+
+    /// Everybody hears that all of it is lost before anybody can read a zero.
+    fn discard(&mut self, job: &mut Job) -> Result<(), Reason> {
+        let staged = self.host.stage(&job.target);
+        let stage = self.passed(job, staged, "stage", |_| Step::Stage)?;
+        self.record(job, &[job.page()]);
+        self.swap(job, stage)?;
+        self.totals.discarded += 1;
+        Ok(())
+    }
+
+    /// Reads all that can be read, in as few reads as the errors allow: on a poisoned page each
+    /// read costs a scan of all the rest of it, however little is asked for (`hugetlbfs_read_iter`).
+    fn salvage(&mut self, job: &mut Job, stage: &mut H::Stage) -> Result<Salvage, Reason> {
+        let page = job.page();
+        // What has been told lost stays lost, even where it could be read.
+        let mut lost: Vec<GpaRange> = self.ledger.runs_in(&page).collect();
+        let mut offset = 0;
+        while offset < page.len() {
+            match self.host.salvage(stage, offset, page.len() - offset) {
+                Ok(Salvaged::Bytes(bytes)) => offset += bytes,
+                Ok(Salvaged::Unreadable) => {
+                    let frame = offset - offset % FRAME_SIZE;
+                    lost.extend(page.slice(frame, FRAME_SIZE));
+                    offset = frame + FRAME_SIZE;
+                }
+                Err(error) => return Err(failed("salvage", &error)),
+            }
+        }
+        let lost = joined(lost);
+        let lost_bytes: u64 = lost.iter().map(GpaRange::len).sum();
+        let recovered_bytes = page.len() - lost_bytes;
+        let step = Step::Salvage {
+            recovered_bytes,
+            lost: lost.clone(),
+        };
+        self.publish(job, step);
+        Ok(Salvage {
+            recovered_bytes,
+            lost,
+        })
+    }
+
+    fn swap(&mut self, job: &mut Job, stage: H::Stage) -> Result<(), Reason> {
+        let swapped = self.host.swap(stage);
+        let Swapped { segments, reasons } = swapped.map_err(|error| failed("swap", &error))?;
+        self.map
+            .replace(job.page(), &segments)
+            .expect("a host's swap covers exactly the page");
+        self.publish(job, Step::Swap { segments, reasons });
+        Ok(())
+    }
+
+    /// Puts into the ledger what of `lost` is not there yet, and tells everyone who listens.
+    fn record(&mut self, job: &mut Job, lost: &[GpaRange]) {
+        let added: Vec<GpaRange> = lost
+            .iter()
+            .flat_map(|range| self.ledger.gaps_in(range))
+            .collect();
+        if added.is_empty() {
+            return;
+        }
+        let time = self.host.now();
+        for range in &added {
+            // Somebody touched the one frame; of the others nobody knew.
+            if range.contains(job.gpa) {
+                self.ledger.insert(job.gpa, job.cause, time);
+            }
+            self.ledger
+                .insert_range(*range, Cause::ActionOptional, time);
+        }
+        let lost_bytes = added.iter().map(GpaRange::len).sum();
+        let step = Step::Record {
+            lost: added,
+            lost_bytes,
+        };
+        self.publish(job, step);
+        let told = self.ledger.generation();
+        for recipient in &self.recipients {
+            self.ledger.tell_before(*recipient, told);
+        }
+    }
+
+    fn answer(&mut self, job: &mut Job, action: Option<Action>, reasons: Vec<Reason>) -> Verdict {
+        let verdict = match self.ledger.contains(job.gpa) {
+            true => Verdict::Lost {
+                gpa: job.gpa.frame(),
+            },
+            false => Verdict::Mended,
+        };
+        let total_ns = self.host.now().since(job.arrived);
+        let done = Step::Done {
+            action,
+            verdict,
+            reasons,
+            total_ns,
+        };
+        self.publish(job, done);
+        verdict
+    }
+
+    /// Publishes a step that passed, or turns its error into the reason.
+    fn passed<T>(
+        &mut self,
+        job: &mut Job,
+        result: Result<T, H::Error>,
+        name: &'static str,
+        step: impl FnOnce(&T) -> Step,
+    ) -> Result<T, Reason> {
+        let value = result.map_err(|error| failed(name, &error))?;
+        let step = step(&value);
+        self.publish(job, step);
+        Ok(value)
+    }
+
+    fn publish(&mut self, job: &mut Job, step: Step) {
+        let time = self.host.now();
+        let event = Event {
+            schema: SCHEMA,
+            fault: job.id,
+            time,
+            duration_ns: time.since(job.mark),
+            page: job.page(),
+            step,
+        };
+        self.host.publish(&event);
+        // What listeners take is not part of the next step.
+        job.mark = self.host.now();
+    }
+}
+
+/// The reason that a host's error is, with the whole chain of causes.
+fn failed(step: &str, error: &dyn std::error::Error) -> Reason {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(&format!(": {cause}"));
+        source = cause.source();
+    }
+    Reason::StepFailed {
+        step: step.to_owned(),
+        error: text,
+    }
+}
+
+/// The same bytes as maximal ranges, ordered and apart.
+fn joined(mut ranges: Vec<GpaRange>) -> Vec<GpaRange> {
+    ranges.sort_unstable_by_key(GpaRange::start);
+    let mut joined: Vec<GpaRange> = Vec::with_capacity(ranges.len());
+    for range in ranges {
+        match joined.last_mut() {
+            Some(last) if range.start() <= last.end() => {
+                let end = last.end().max(range.end());
+                *last = GpaRange::new(last.start(), end.get() - last.start().get())
+                    .expect("it ends where one of the two does");
+            }
+            _ => joined.push(range),
+        }
+    }
+    joined
+}

@@ -1,0 +1,111 @@
+//! Memory failures that only this process knows of, for machines whose kernel has none to give.
+//!
+//! A failed page differs from a healthy one in two ways: touching it faults, and some of its
+//! frames cannot be read through its file. The first is done with a poison marker on the guest's
+//! own mapping, so the signal is real. The second is this table, which salvage asks before each
+//! read. Everything else that happens is what happens at a real failure.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+
+use pagemend_core::address::{FRAME_SIZE, Hva, HvaRange};
+use pagemend_core::map::{FileId, Source};
+
+use crate::mapping::advise;
+use crate::uffd::Uffd;
+
+/// What has failed.
+#[derive(Debug, Default)]
+pub(crate) struct Emulation {
+    /// Frames that read EIO, by file and offset.
+    unreadable: BTreeSet<(FileId, u64)>,
+    /// Pages that fault when touched: length by address.
+    faulting: BTreeMap<Hva, u64>,
+}
+
+impl Emulation {
+    /// Makes `page` fault, with one frame of it unreadable in its file.
+    pub(crate) fn fail(
+        &mut self,
+        uffd: &Uffd,
+        page: HvaRange,
+        frame: Option<Source>,
+        minor: bool,
+    ) -> io::Result<()> {
+        if !self.faults_at(page.start()) {
+            poison_in_use(uffd, page, minor)?;
+            self.faulting.insert(page.start(), page.len());
+        }
+        self.unreadable
+            .extend(frame.map(|source| (source.file, source.offset)));
+        Ok(())
+    }
+
+    /// Whether the page at `hva` was made to fail.
+    pub(crate) fn faults_at(&self, hva: Hva) -> bool {
+        let page = self.faulting.range(..=hva).next_back();
+        page.is_some_and(|(start, len)| hva.get() - start.get() < *len)
+    }
+
+    /// Other memory has come in the page's place.
+    pub(crate) fn replaced(&mut self, page: HvaRange) {
+        self.faulting.retain(|start, _| !page.contains(*start));
+    }
+
+    /// How many of `len` bytes at `source` can be read: up to the first unreadable frame.
+    pub(crate) fn readable(&self, source: Source, len: u64) -> u64 {
+        let frame = source.offset - source.offset % FRAME_SIZE;
+        let behind = source.offset.saturating_add(len);
+        self.unreadable
+            .range((source.file, frame)..(source.file, behind))
+            .next()
+            .map_or(len, |(_, bad)| bad.saturating_sub(source.offset))
+    }
+}
+
+/// Marks a page that threads are using at this moment. While it is registered, a thread that finds
+/// it unmapped waits, so that nobody can map it again between the two calls; the mark lets them go
+/// on, into the fault.
+fn poison_in_use(uffd: &Uffd, page: HvaRange, minor: bool) -> io::Result<()> {
+    uffd.register(page, minor)?;
+    // SAFETY: what the page held is to be lost, which is the point; shared memory keeps its bytes
+    // in the file.
+    let unmapped = unsafe { advise(page.start(), page.len(), libc::MADV_DONTNEED_LOCKED) };
+    let marked = unmapped.and_then(|()| uffd.poison(page));
+    let done = uffd.unregister(page);
+    marked.and(done)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_read_ends_before_the_first_unreadable_frame() {
+        let mut emulation = Emulation::default();
+        let file = FileId(3);
+        emulation
+            .unreadable
+            .extend([(file, 0x3000), (file, 0x5000)]);
+        let readable = |offset, len| emulation.readable(Source { file, offset }, len);
+        assert_eq!(readable(0, 0x3000), 0x3000);
+        assert_eq!(readable(0, 0x4000), 0x3000);
+        assert_eq!(readable(0x3000, 0x1000), 0);
+        assert_eq!(readable(0x3800, 0x1000), 0);
+        assert_eq!(readable(0x4000, 0x9000), 0x1000);
+        assert_eq!(readable(0x6000, 0x9000), 0x9000);
+        let other = Source {
+            file: FileId(4),
+            offset: 0,
+        };
+        assert_eq!(emulation.readable(other, 0x9000), 0x9000);
+    }
+
+    #[test]
+    fn a_page_faults_from_its_first_byte_to_its_last() {
+        let mut emulation = Emulation::default();
+        emulation.faulting.insert(Hva::new(0x20_0000), 0x20_0000);
+        let faults = |hva| emulation.faults_at(Hva::new(hva));
+        assert!(!faults(0x1f_ffff) && faults(0x20_0000) && faults(0x3f_ffff) && !faults(0x40_0000));
+    }
+}

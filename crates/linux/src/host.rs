@@ -1,0 +1,365 @@
+//! Linux as the mender's host: each of its calls, on the real thing.
+
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use pagemend_core::address::{Gpa, GpaRange, Hva, HvaRange, PageSize};
+use pagemend_core::event::Event;
+use pagemend_core::fault::{Condition, Evidence, Fault};
+use pagemend_core::host::{Host, Salvaged, Swapped, Target};
+use pagemend_core::map::{Backing, Segment, Source};
+use pagemend_core::plan::Capabilities;
+use pagemend_core::time::Timestamp;
+use rustix::pipe::PipeFlags;
+
+use crate::emulate::Emulation;
+use crate::files::Files;
+use crate::intake::notice;
+use crate::lease::{LeaseHeld, Leases};
+use crate::mapping::{FileView, Mapping, advise};
+use crate::settings::{NumaPolicy, Settings};
+use crate::stage::Stage;
+use crate::uffd::Uffd;
+
+/// Why a step failed on Linux.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum HostError {
+    /// A device did not finish its I/O.
+    #[error(transparent)]
+    LeaseHeld(#[from] LeaseHeld),
+    /// The VMM's pause hook refused.
+    #[error("the VMM did not pause: {0}")]
+    NotPaused(String),
+    /// There is no userfaultfd to mark frames with.
+    #[error("there is no userfaultfd")]
+    NoUserfaultfd,
+    /// The page has no file.
+    #[error("the page has no file that could be read")]
+    NoFile,
+    /// The file ended before the page.
+    #[error("the file ends at {offset} bytes, inside the page")]
+    FileEnds {
+        /// Bytes from the start of the file.
+        offset: u64,
+    },
+    /// A system call failed.
+    #[error("{call}")]
+    Call {
+        /// What was done, in the kernel's words.
+        call: &'static str,
+        /// What the kernel said.
+        source: io::Error,
+    },
+}
+
+fn call(call: &'static str) -> impl FnOnce(io::Error) -> HostError {
+    move |source| HostError::Call { call, source }
+}
+
+/// What a VMM does before memory is swapped, and after.
+pub(crate) struct PauseHooks {
+    pub(crate) pause: Box<dyn FnMut(GpaRange) -> Result<(), String> + Send>,
+    pub(crate) resume: Box<dyn FnMut(GpaRange) + Send>,
+}
+
+/// Who is told of each event.
+pub(crate) type Listener = Box<dyn FnMut(&Event) + Send>;
+
+/// What of a region only Linux has to know.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RegionFacts {
+    pub(crate) hva: HvaRange,
+    pub(crate) settings: Settings,
+}
+
+/// Linux.
+pub(crate) struct LinuxHost {
+    pub(crate) capabilities: Capabilities,
+    pub(crate) files: Arc<Files>,
+    pub(crate) uffd: Option<Arc<Uffd>>,
+    pub(crate) emulation: Emulation,
+    pub(crate) regions: Vec<RegionFacts>,
+    pub(crate) leases: Arc<Leases>,
+    pub(crate) lease_limit: Duration,
+    pub(crate) hooks: Option<PauseHooks>,
+    pub(crate) listeners: Vec<Listener>,
+    pub(crate) looking_glass: LookingGlass,
+    /// Where a page is read to before it is written to new memory that has no pages yet. Got at
+    /// the first mend that needs it.
+    pub(crate) bounce: Option<Mapping>,
+}
+
+/// Tells whether an address can be read without touching it: the kernel does, and gives an error
+/// where the mender's own thread would be killed.
+#[derive(Debug)]
+pub(crate) struct LookingGlass {
+    reader: OwnedFd,
+    writer: OwnedFd,
+}
+
+impl LookingGlass {
+    pub(crate) fn new() -> io::Result<Self> {
+        let (reader, writer) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
+        Ok(Self { reader, writer })
+    }
+
+    fn readable(&self, hva: Hva) -> bool {
+        // SAFETY: the kernel reads one byte, or says EFAULT.
+        let wrote = unsafe { libc::write(self.writer.as_raw_fd(), hva.get() as *const _, 1) };
+        let mut byte = [0];
+        let read = rustix::io::read(&self.reader, &mut byte);
+        debug_assert_eq!(wrote == 1, read.is_ok());
+        wrote == 1
+    }
+}
+
+impl LinuxHost {
+    fn settings_at(&self, hva: Hva) -> Settings {
+        let region = self.regions.iter().find(|region| region.hva.contains(hva));
+        region.map_or_else(Settings::default, |region| region.settings)
+    }
+
+    /// Where the memory of a page should come from: as its mapping says, else as its neighbours.
+    fn numa_policy(&self, target: &Target) -> Option<NumaPolicy> {
+        let page = HvaRange::new(target.hva, target.page.len())?;
+        let region = self
+            .regions
+            .iter()
+            .find(|region| region.hva.covers(&page))?;
+        let before = page.start().get().checked_sub(1).map(Hva::new);
+        let near: Vec<Hva> = [before, Some(page.end())]
+            .into_iter()
+            .flatten()
+            .filter(|hva| region.hva.contains(*hva))
+            .map(|hva| hva.align_down(PageSize::SIZE_4K))
+            .collect();
+        NumaPolicy::of(target.hva, &near)
+    }
+
+    /// Makes the page at `gpa` fail, for this process alone.
+    pub(crate) fn emulate_failure(
+        &mut self,
+        segment: &Segment,
+        gpa: Gpa,
+        hva: Hva,
+    ) -> io::Result<()> {
+        let uffd = self.uffd.as_ref().ok_or(io::ErrorKind::Unsupported)?;
+        let unit = segment.backing.unit_of_loss(segment.page_size);
+        let frame = segment.source_of(gpa.frame());
+        self.emulation.fail(
+            uffd,
+            HvaRange::page(hva, unit),
+            frame,
+            minor_faults(segment.backing),
+        )
+    }
+
+    /// One read of the old page, as the kernel answers it: short before an unreadable frame, EIO
+    /// at one.
+    fn read(&self, source: Source, to: *mut u8, len: u64) -> Result<usize, io::Error> {
+        let readable = self.emulation.readable(source, len);
+        if readable == 0 {
+            return Err(io::Error::from_raw_os_error(libc::EIO));
+        }
+        let file = self.files.get(source.file);
+        // SAFETY: the caller has `len` bytes at `to` that nobody else uses.
+        let read = unsafe {
+            libc::pread(
+                file.as_raw_fd(),
+                to.cast(),
+                readable as usize,
+                source.offset as libc::off_t,
+            )
+        };
+        usize::try_from(read).map_err(|_| io::Error::last_os_error())
+    }
+
+    /// Puts the old mapping back after a swap that failed halfway.
+    fn restore(&mut self, target: &Target) {
+        let range = HvaRange::new(target.hva, target.page.len()).expect("it is guest memory");
+        let settings = self.settings_at(target.hva);
+        let failed = self.emulation.faults_at(target.hva);
+        let restored = match target.segment.source_of(target.page.start()) {
+            Some(source) => map_again(range, source, &self.files),
+            None => Err(io::ErrorKind::NotFound.into()),
+        };
+        let restored = restored.and_then(|()| settings.apply(range));
+        if failed {
+            self.emulation.replaced(range);
+            if let Err(error) =
+                self.emulate_failure(&target.segment, target.page.start(), target.hva)
+            {
+                tracing::error!(%error, page = %target.page, "an emulated failure is gone");
+            }
+        }
+        if let Err(error) = restored.and_then(|()| settings.lock(range)) {
+            tracing::error!(%error, page = %target.page, "a page without memory: touching it is SIGSEGV");
+        }
+    }
+}
+
+fn map_again(range: HvaRange, source: Source, files: &Files) -> io::Result<()> {
+    // SAFETY: MAP_FIXED over the guest memory that was there until a moment ago.
+    let mapped = unsafe {
+        libc::mmap(
+            range.start().get() as *mut _,
+            range.len() as usize,
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_SHARED | libc::MAP_FIXED | libc::MAP_NORESERVE,
+            files.get(source.file).as_raw_fd(),
+            source.offset as libc::off_t,
+        )
+    };
+    match mapped == libc::MAP_FAILED {
+        true => Err(io::Error::last_os_error()),
+        false => Ok(()),
+    }
+}
+
+/// Whether userfaultfd has minor faults for it: where a file keeps what is unmapped.
+fn minor_faults(backing: Backing) -> bool {
+    matches!(backing, Backing::Hugetlb | Backing::Shmem)
+}
+
+impl Host for LinuxHost {
+    type Stage = Stage;
+    type Error = HostError;
+
+    fn now(&self) -> Timestamp {
+        let since = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        Timestamp::from_nanos(since.as_nanos() as u64)
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        self.capabilities
+    }
+
+    fn examine(&mut self, fault: &Fault, _gpa: Gpa) -> Condition {
+        if self.looking_glass.readable(fault.address) {
+            return Condition::Readable;
+        }
+        match fault.evidence {
+            Evidence::MemoryFailure => Condition::Poisoned,
+            Evidence::AddressError if self.emulation.faults_at(fault.address) => {
+                Condition::Poisoned
+            }
+            Evidence::AddressError => Condition::Foreign,
+        }
+    }
+
+    fn claim(&mut self, page: GpaRange) -> Result<(), HostError> {
+        self.leases.close(page, self.lease_limit)?;
+        let Some(hooks) = &mut self.hooks else {
+            return Ok(());
+        };
+        let paused = notice::unblocked(|| (hooks.pause)(page));
+        if paused.is_err() {
+            self.leases.open(page);
+        }
+        paused.map_err(HostError::NotPaused)
+    }
+
+    fn release(&mut self, page: GpaRange) {
+        if let Some(hooks) = &mut self.hooks {
+            notice::unblocked(|| (hooks.resume)(page));
+        }
+        self.leases.open(page);
+    }
+
+    fn stage(&mut self, target: &Target) -> Result<Stage, HostError> {
+        let settings = self.settings_at(target.hva);
+        let policy = self.numa_policy(target);
+        Stage::new(&self.files, *target, settings, policy).map_err(call("getting new memory"))
+    }
+
+    fn salvage(&mut self, stage: &mut Stage, offset: u64, len: u64) -> Result<Salvaged, HostError> {
+        let target = *stage.target();
+        let gpa = target.page.at(offset).ok_or(HostError::NoFile)?;
+        let source = target.segment.source_of(gpa).ok_or(HostError::NoFile)?;
+        // Without huge pages behind the view, each 4 KiB of it would fault in the middle of the
+        // read. Writing through the file is faster, if the page is small enough to be held twice
+        // and the kernel's scan of the rest of the poisoned page does not add up.
+        let direct = stage.fills_without_faults(&self.files) || target.page.len() > BOUNCE;
+        let (to, len) = if direct {
+            (stage.fill_at(offset), len)
+        } else {
+            let bounce = match self.bounce.take() {
+                Some(bounce) => bounce,
+                None => bounce_buffer().map_err(call("getting a bounce buffer"))?,
+            };
+            (self.bounce.insert(bounce).at(0), len.min(BOUNCE))
+        };
+        match self.read(source, to, len) {
+            Ok(0) => Err(HostError::FileEnds {
+                offset: source.offset,
+            }),
+            Ok(read) => {
+                if !direct {
+                    // SAFETY: the read has just written these bytes of our own buffer.
+                    let bytes = unsafe { std::slice::from_raw_parts(to, read) };
+                    stage
+                        .write(offset, bytes)
+                        .map_err(call("writing to new memory"))?;
+                }
+                Ok(Salvaged::Bytes(read as u64))
+            }
+            Err(error) if error.raw_os_error() == Some(libc::EIO) => Ok(Salvaged::Unreadable),
+            Err(error) => Err(call("reading the poisoned page")(error)),
+        }
+    }
+
+    fn poison(&mut self, stage: &mut Stage, lost: &[GpaRange]) -> Result<(), HostError> {
+        let uffd = self.uffd.as_ref().ok_or(HostError::NoUserfaultfd)?;
+        stage
+            .mark(&self.files, uffd, lost)
+            .map_err(call("marking the lost frames"))
+    }
+
+    fn swap(&mut self, stage: Stage) -> Result<Swapped, HostError> {
+        let target = *stage.target();
+        let uffd = self.uffd.clone();
+        let swapped = stage.swap(uffd.as_deref(), || self.restore(&target));
+        let swapped = swapped.map_err(call("swapping in the new memory"))?;
+        if let Some(page) = HvaRange::new(target.hva, target.page.len()) {
+            self.emulation.replaced(page);
+        }
+        Ok(swapped)
+    }
+
+    fn publish(&mut self, event: &Event) {
+        tracing::debug!(fault = event.fault, page = %event.page, step = ?event.step, "pagemend");
+        if !self.listeners.is_empty() {
+            notice::unblocked(|| {
+                for listener in &mut self.listeners {
+                    listener(event);
+                }
+            });
+        }
+    }
+}
+
+/// Bytes in the bounce buffer: the largest page that is salvaged through it.
+const BOUNCE: u64 = 2 << 20;
+
+/// A buffer that is one huge page where there is one.
+fn bounce_buffer() -> io::Result<Mapping> {
+    let file = rustix::fs::memfd_create("pagemend-bounce", rustix::fs::MemfdFlags::CLOEXEC)?;
+    rustix::fs::ftruncate(&file, BOUNCE)?;
+    let mapping = Mapping::reserve(BOUNCE, PageSize::SIZE_2M)?;
+    mapping.map(
+        &file,
+        FileView {
+            at: 0,
+            len: BOUNCE,
+            offset: 0,
+        },
+    )?;
+    // SAFETY: advice on a buffer that is still empty.
+    unsafe { advise(mapping.hva(), BOUNCE, libc::MADV_POPULATE_WRITE) }?;
+    Ok(mapping)
+}

@@ -1,0 +1,188 @@
+//! The process's SIGBUS handler.
+//!
+//! Async-signal-safe: atomics, and the system calls futex, write, gettid, getpid and those that
+//! change a signal's disposition. No allocation, no lock, no panic, bounded work but for the wait
+//! itself; under a kilobyte of stack.
+
+use std::cell::UnsafeCell;
+use std::io;
+use std::mem::MaybeUninit;
+use std::ptr;
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+
+use pagemend_core::address::Hva;
+use pagemend_core::fault::{Evidence, Fault, Verdict};
+use pagemend_core::ledger::Cause;
+
+use super::{last_words, ranges, slot, threads};
+use crate::guard;
+
+/// What handled SIGBUS before.
+struct Previous(UnsafeCell<MaybeUninit<libc::sigaction>>);
+
+// SAFETY: written once before the handler can run, and only read from then on.
+unsafe impl Sync for Previous {}
+
+static PREVIOUS: Previous = Previous(UnsafeCell::new(MaybeUninit::uninit()));
+static INSTALLED: AtomicBool = AtomicBool::new(false);
+/// The process that has the mender: a child of a fork has the handler, but no mender.
+static PROCESS: AtomicI32 = AtomicI32::new(0);
+/// The mender's own thread, which cannot wait for itself.
+static MENDER: AtomicI32 = AtomicI32::new(0);
+
+/// The calling thread is the mender's.
+pub(crate) fn set_mender_thread() {
+    MENDER.store(threads::current(), Ordering::Release);
+}
+
+/// Installs the handler.
+pub(crate) fn install() -> io::Result<()> {
+    // SAFETY: the call takes nothing and cannot fail.
+    PROCESS.store(unsafe { libc::getpid() }, Ordering::Release);
+    if INSTALLED.load(Ordering::Acquire) {
+        return Ok(());
+    }
+    // SAFETY: an all-zero sigaction is a valid one.
+    let mut action: libc::sigaction = unsafe { MaybeUninit::zeroed().assume_init() };
+    action.sa_sigaction = on_sigbus as *const () as usize;
+    // NODEFER: a fault inside the handler that was there before us must reach us, where a blocked
+    // one would kill. ONSTACK: a thread's stack may be where the fault is.
+    action.sa_flags = libc::SA_SIGINFO | libc::SA_NODEFER | libc::SA_ONSTACK | libc::SA_RESTART;
+    // SAFETY: the handler is not installed, so nobody reads PREVIOUS yet; it is read before the
+    // handler can run, which could otherwise find it half written.
+    let read = unsafe { libc::sigaction(libc::SIGBUS, ptr::null(), PREVIOUS.0.get().cast()) };
+    // SAFETY: the action is complete and the handler lives as long as the program.
+    let done = unsafe { libc::sigaction(libc::SIGBUS, &action, ptr::null_mut()) };
+    if read != 0 || done != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    INSTALLED.store(true, Ordering::Release);
+    Ok(())
+}
+
+/// Puts back what was there before, unless someone has installed a handler over ours meanwhile;
+/// that one may chain to ours, which then does nothing but chain on.
+pub(crate) fn uninstall() {
+    let mut now = MaybeUninit::<libc::sigaction>::uninit();
+    // SAFETY: room for the current action.
+    if unsafe { libc::sigaction(libc::SIGBUS, ptr::null(), now.as_mut_ptr()) } != 0 {
+        return;
+    }
+    // SAFETY: the call succeeded and has written it.
+    let ours = unsafe { now.assume_init() }.sa_sigaction == on_sigbus as *const () as usize;
+    if ours {
+        // SAFETY: PREVIOUS was written by `install`, without which the handler is not ours.
+        unsafe { libc::sigaction(libc::SIGBUS, PREVIOUS.0.get().cast(), ptr::null_mut()) };
+        INSTALLED.store(false, Ordering::Release);
+    }
+}
+
+/// `si_code` of a memory failure whose page somebody touched (include/uapi/asm-generic/siginfo.h).
+const BUS_MCEERR_AR: libc::c_int = 4;
+/// The same for one that nobody has touched.
+const BUS_MCEERR_AO: libc::c_int = 5;
+
+extern "C" fn on_sigbus(
+    signal: libc::c_int,
+    info: *mut libc::siginfo_t,
+    context: *mut libc::c_void,
+) {
+    // SAFETY: errno belongs to the thread; the interrupted code must find it as it was.
+    let errno = unsafe { *libc::__errno_location() };
+    // SAFETY: the kernel passes a valid siginfo and a context that is this frame's to change.
+    let (info, context) = unsafe { (&mut *info, &mut *context.cast::<libc::ucontext_t>()) };
+    if !handled(info, context) {
+        chain(signal, info, context);
+    }
+    // SAFETY: as above.
+    unsafe { *libc::__errno_location() = errno };
+}
+
+/// Whether the fault is dealt with, so that the thread can go on.
+fn handled(info: &libc::siginfo_t, context: &mut libc::ucontext_t) -> bool {
+    let (cause, evidence) = match info.si_code {
+        BUS_MCEERR_AR => (Cause::ActionRequired, Evidence::MemoryFailure),
+        BUS_MCEERR_AO => (Cause::ActionOptional, Evidence::MemoryFailure),
+        libc::BUS_ADRERR => (Cause::ActionRequired, Evidence::AddressError),
+        _ => return false,
+    };
+    // SAFETY: these codes carry an address.
+    let address = Hva::new(unsafe { info.si_addr() } as u64);
+    // SAFETY: the call takes nothing and cannot fail.
+    let child = unsafe { libc::getpid() } != PROCESS.load(Ordering::Acquire);
+    if child || !ranges::contain(address) {
+        return false;
+    }
+    let fault = Fault {
+        address,
+        cause,
+        evidence,
+    };
+    if cause == Cause::ActionOptional {
+        slot::tell(&fault);
+        return true;
+    }
+    if threads::current() == MENDER.load(Ordering::Acquire) {
+        let landed = guard::land(context, address.get() as usize);
+        if !landed {
+            last_words::mender_thread(address);
+        }
+        return landed;
+    }
+    if threads::leave_with_guest(&fault) {
+        return true;
+    }
+    match slot::ask(&fault) {
+        Verdict::Mended => true,
+        Verdict::Lost { gpa } => {
+            let landed = guard::land(context, address.get() as usize);
+            if !landed {
+                last_words::lost(address, gpa);
+            }
+            landed
+        }
+        Verdict::NotOurs => false,
+    }
+}
+
+/// Does what would have happened without us.
+fn chain(signal: libc::c_int, info: &mut libc::siginfo_t, context: &mut libc::ucontext_t) {
+    // SAFETY: `install` wrote it before this handler could run, and nobody writes it any more.
+    let previous = unsafe { (*PREVIOUS.0.get()).assume_init_ref() };
+    // Sent by kill(2) or sigqueue(3), and not by a fault: returning would not bring it back.
+    let sent = info.si_code <= 0;
+    match previous.sa_sigaction {
+        libc::SIG_IGN if sent => {}
+        libc::SIG_DFL | libc::SIG_IGN => {
+            last_words::default_action(info);
+            // SAFETY: an all-zero sigaction is the default action. The access is executed again
+            // and the kernel ends the process as it would have, with the right address in the
+            // core file.
+            unsafe {
+                let default: libc::sigaction = MaybeUninit::zeroed().assume_init();
+                libc::sigaction(signal, &default, ptr::null_mut());
+                if sent || info.si_code == BUS_MCEERR_AO {
+                    libc::raise(signal);
+                }
+            }
+        }
+        handler => {
+            let mut mask = MaybeUninit::<libc::sigset_t>::uninit();
+            // SAFETY: the handler was installed by the program with these flags and this mask,
+            // and is called as the kernel would call it; the mask is put back as it was.
+            unsafe {
+                libc::pthread_sigmask(libc::SIG_BLOCK, &previous.sa_mask, mask.as_mut_ptr());
+                if previous.sa_flags & libc::SA_SIGINFO != 0 {
+                    type Handler =
+                        extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut libc::c_void);
+                    let handler: Handler = std::mem::transmute(handler);
+                    handler(signal, info, ptr::from_mut(context).cast());
+                } else {
+                    let handler: extern "C" fn(libc::c_int) = std::mem::transmute(handler);
+                    handler(signal);
+                }
+                libc::pthread_sigmask(libc::SIG_SETMASK, mask.as_ptr(), ptr::null_mut());
+            }
+        }
+    }
+}

@@ -1,0 +1,221 @@
+//! Where a thread that met a fault leaves it for the mender and waits for the answer.
+//!
+//! Plain atomics in a static, because the thread is in a signal handler: it may have interrupted
+//! the allocator, or hold any lock of the program.
+
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
+
+use pagemend_core::address::{Gpa, Hva};
+use pagemend_core::fault::{Evidence, Fault, Verdict};
+use pagemend_core::ledger::Cause;
+
+use crate::futex;
+
+/// How many faults can wait at once. Who comes when all are taken waits for one to become free.
+const SLOTS: usize = 256;
+
+// States of a slot, in the order in which it passes them.
+const FREE: u32 = 0;
+/// Its thread is writing the fault.
+const CLAIMED: u32 = 1;
+/// The mender may take it.
+const POSTED: u32 = 2;
+/// The mender has it.
+const TAKEN: u32 = 3;
+/// The answer is there, in three kinds; the slot's thread frees it.
+const MENDED: u32 = 4;
+const LOST: u32 = 5;
+const NOT_OURS: u32 = 6;
+
+struct Slot {
+    state: AtomicU32,
+    address: AtomicU64,
+    /// Cause and evidence, and whether somebody waits: [`Flags`].
+    flags: AtomicU32,
+    /// The answer's frame, where it is lost.
+    gpa: AtomicU64,
+}
+
+/// Bits of [`Slot::flags`].
+struct Flags;
+
+impl Flags {
+    const ACTION_REQUIRED: u32 = 1;
+    const MEMORY_FAILURE: u32 = 2;
+    const WAITED_FOR: u32 = 4;
+}
+
+static TABLE: [Slot; SLOTS] = [const {
+    Slot {
+        state: AtomicU32::new(FREE),
+        address: AtomicU64::new(0),
+        flags: AtomicU32::new(0),
+        gpa: AtomicU64::new(0),
+    }
+}; SLOTS];
+/// Counts slots that became free, for those who wait for one.
+static FREED: AtomicU32 = AtomicU32::new(0);
+/// The eventfd that the mender sleeps on, or -1 where there is no mender.
+static DOORBELL: AtomicI32 = AtomicI32::new(-1);
+
+/// Faults posted from now on ring `doorbell`, until [`close`].
+pub(crate) fn open(doorbell: &OwnedFd) {
+    DOORBELL.store(doorbell.as_raw_fd(), Ordering::Release);
+}
+
+/// Waits until the mender has handled every fault that came before this: it drains its notices
+/// before it answers a question. Address 0 is nobody's.
+pub(crate) fn settle() {
+    ask(&Fault {
+        address: Hva::new(0),
+        cause: Cause::ActionRequired,
+        evidence: Evidence::AddressError,
+    });
+}
+
+/// There is no mender any more: answers everything that waits with *not ours*.
+pub(crate) fn close() {
+    DOORBELL.store(-1, Ordering::Release);
+    while let Some(taken) = take() {
+        taken.answer(Verdict::NotOurs);
+    }
+}
+
+/// Leaves a fault and waits for its answer. Async-signal-safe.
+pub(crate) fn ask(fault: &Fault) -> Verdict {
+    let Some(slot) = post(fault, Flags::WAITED_FOR) else {
+        return Verdict::NotOurs;
+    };
+    loop {
+        let state = slot.state.load(Ordering::Acquire);
+        let verdict = match state {
+            MENDED => Verdict::Mended,
+            LOST => Verdict::Lost {
+                gpa: Gpa::new(slot.gpa.load(Ordering::Relaxed)),
+            },
+            NOT_OURS => Verdict::NotOurs,
+            _ => {
+                // A mender that ended meanwhile has looked at the table before this was posted.
+                if DOORBELL.load(Ordering::Acquire) < 0 && retract(slot) {
+                    return Verdict::NotOurs;
+                }
+                futex::wait(&slot.state, state, None);
+                continue;
+            }
+        };
+        free(slot);
+        return verdict;
+    }
+}
+
+/// Leaves a fault that nobody waits for. Async-signal-safe.
+pub(crate) fn tell(fault: &Fault) {
+    post(fault, 0);
+}
+
+fn post(fault: &Fault, flags: u32) -> Option<&'static Slot> {
+    let slot = claim()?;
+    let required = fault.cause == Cause::ActionRequired;
+    let certain = fault.evidence == Evidence::MemoryFailure;
+    let flags = flags
+        | if required { Flags::ACTION_REQUIRED } else { 0 }
+        | if certain { Flags::MEMORY_FAILURE } else { 0 };
+    slot.address.store(fault.address.get(), Ordering::Relaxed);
+    slot.flags.store(flags, Ordering::Relaxed);
+    slot.state.store(POSTED, Ordering::Release);
+    ring(DOORBELL.load(Ordering::Acquire));
+    Some(slot)
+}
+
+/// A free slot, waited for if need be, or `None` where there is no mender.
+fn claim() -> Option<&'static Slot> {
+    loop {
+        let freed = FREED.load(Ordering::Acquire);
+        if DOORBELL.load(Ordering::Acquire) < 0 {
+            return None;
+        }
+        let slot = TABLE.iter().find(|slot| {
+            slot.state
+                .compare_exchange(FREE, CLAIMED, Ordering::Acquire, Ordering::Relaxed)
+                .is_ok()
+        });
+        if slot.is_some() {
+            return slot;
+        }
+        futex::wait(&FREED, freed, None);
+    }
+}
+
+/// Takes back a fault that the mender has not taken.
+fn retract(slot: &Slot) -> bool {
+    let back = slot
+        .state
+        .compare_exchange(POSTED, CLAIMED, Ordering::AcqRel, Ordering::Relaxed);
+    if back.is_ok() {
+        free(slot);
+    }
+    back.is_ok()
+}
+
+fn free(slot: &Slot) {
+    slot.state.store(FREE, Ordering::Release);
+    FREED.fetch_add(1, Ordering::Release);
+    futex::wake_all(&FREED);
+}
+
+fn ring(doorbell: i32) {
+    let one = 1u64;
+    // SAFETY: eight bytes of a local; a doorbell that was closed meanwhile is EBADF, which is as
+    // good as nobody listening.
+    unsafe { libc::write(doorbell, (&raw const one).cast(), 8) };
+}
+
+/// A fault that the mender has taken and owes an answer.
+pub(crate) struct Taken {
+    slot: &'static Slot,
+}
+
+/// The next fault, if there is one.
+pub(crate) fn take() -> Option<Taken> {
+    let slot = TABLE.iter().find(|slot| {
+        slot.state
+            .compare_exchange(POSTED, TAKEN, Ordering::Acquire, Ordering::Relaxed)
+            .is_ok()
+    })?;
+    Some(Taken { slot })
+}
+
+impl Taken {
+    pub(crate) fn fault(&self) -> Fault {
+        let flags = self.slot.flags.load(Ordering::Relaxed);
+        Fault {
+            address: Hva::new(self.slot.address.load(Ordering::Relaxed)),
+            cause: match flags & Flags::ACTION_REQUIRED {
+                0 => Cause::ActionOptional,
+                _ => Cause::ActionRequired,
+            },
+            evidence: match flags & Flags::MEMORY_FAILURE {
+                0 => Evidence::AddressError,
+                _ => Evidence::MemoryFailure,
+            },
+        }
+    }
+
+    pub(crate) fn answer(self, verdict: Verdict) {
+        let slot = self.slot;
+        if slot.flags.load(Ordering::Relaxed) & Flags::WAITED_FOR == 0 {
+            return free(slot);
+        }
+        let state = match verdict {
+            Verdict::Mended => MENDED,
+            Verdict::Lost { gpa } => {
+                slot.gpa.store(gpa.get(), Ordering::Relaxed);
+                LOST
+            }
+            Verdict::NotOurs => NOT_OURS,
+        };
+        slot.state.store(state, Ordering::Release);
+        futex::wake_all(&slot.state);
+    }
+}

@@ -1,0 +1,190 @@
+//! A stretch of this process's address space that is ours: reserved, mapped piece by piece, and
+//! given back when dropped.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+use std::ptr;
+
+use pagemend_core::address::{Hva, PageSize};
+
+/// What to map at an offset of a [`Mapping`].
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct FileView {
+    /// Bytes from the start of the mapping.
+    pub(crate) at: u64,
+    /// Bytes.
+    pub(crate) len: u64,
+    /// Bytes from the start of the file.
+    pub(crate) offset: u64,
+}
+
+/// A range of addresses that nobody else uses.
+#[derive(Debug)]
+pub(crate) struct Mapping {
+    base: *mut u8,
+    len: usize,
+}
+
+// SAFETY: the mapping is plain memory of the process, not bound to a thread.
+unsafe impl Send for Mapping {}
+
+impl Mapping {
+    /// Reserves `len` bytes at a multiple of `alignment`, without memory behind them.
+    pub(crate) fn reserve(len: u64, alignment: PageSize) -> io::Result<Self> {
+        let (len, alignment) = (len as usize, alignment.bytes() as usize);
+        let room = len
+            .checked_add(alignment)
+            .ok_or(io::ErrorKind::OutOfMemory)?;
+        // SAFETY: a fresh anonymous reservation at an address of the kernel's choice.
+        let start = unsafe {
+            libc::mmap(
+                ptr::null_mut(),
+                room,
+                libc::PROT_NONE,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
+                -1,
+                0,
+            )
+        };
+        if start == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let start = start as usize;
+        let base = start.next_multiple_of(alignment);
+        for (from, to) in [(start, base), (base + len, start + room)] {
+            if from < to {
+                // SAFETY: the unaligned ends of the reservation made above; nobody knows them.
+                unsafe { libc::munmap(from as *mut _, to - from) };
+            }
+        }
+        Ok(Self {
+            base: base as *mut u8,
+            len,
+        })
+    }
+
+    /// Maps part of a file, shared and without a reservation, readable and writable.
+    pub(crate) fn map(&self, file: impl AsFd, view: FileView) -> io::Result<()> {
+        assert!(view.at + view.len <= self.len as u64);
+        let at = (self.base as u64 + view.at) as *mut libc::c_void;
+        // SAFETY: MAP_FIXED inside our own range, which has no Rust references into it.
+        let mapped = unsafe {
+            libc::mmap(
+                at,
+                view.len as usize,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_SHARED | libc::MAP_FIXED | libc::MAP_NORESERVE,
+                file.as_fd().as_raw_fd(),
+                view.offset as libc::off_t,
+            )
+        };
+        match mapped == libc::MAP_FAILED {
+            true => Err(io::Error::last_os_error()),
+            false => Ok(()),
+        }
+    }
+
+    /// The first address.
+    pub(crate) fn hva(&self) -> Hva {
+        Hva::new(self.base as u64)
+    }
+
+    /// The byte at `offset`.
+    pub(crate) fn at(&self, offset: u64) -> *mut u8 {
+        assert!(offset <= self.len as u64);
+        self.base.wrapping_add(offset as usize)
+    }
+
+    /// Bytes.
+    pub(crate) fn len(&self) -> u64 {
+        self.len as u64
+    }
+
+    /// Moves the whole range, with all that is mapped and marked in it, over `target`, in the
+    /// place of what is mapped there, at once for every thread.
+    ///
+    /// # Safety
+    ///
+    /// `target` must be `self.len()` bytes of memory that nobody has references into.
+    pub(crate) unsafe fn move_over(self, target: Hva) -> io::Result<()> {
+        // SAFETY: the source is ours; the caller vouches for the target.
+        let moved = unsafe {
+            libc::mremap(
+                self.base.cast(),
+                self.len,
+                self.len,
+                libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED,
+                target.get() as *mut libc::c_void,
+            )
+        };
+        if moved == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        // The old addresses may already be somebody else's.
+        std::mem::forget(self);
+        Ok(())
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: the range is ours, and whoever got a pointer into it got it from this value.
+        unsafe { libc::munmap(self.base.cast(), self.len) };
+    }
+}
+
+/// `madvise` on `len` bytes at `hva`, repeated where the kernel asks for it.
+///
+/// # Safety
+///
+/// The advice must not take away bytes that somebody has references to.
+pub(crate) unsafe fn advise(hva: Hva, len: u64, advice: libc::c_int) -> io::Result<()> {
+    loop {
+        // SAFETY: the caller vouches for the advice; the kernel checks the addresses.
+        let done = unsafe { libc::madvise(hva.get() as *mut _, len as usize, advice) };
+        if done == 0 {
+            return Ok(());
+        }
+        let error = io::Error::last_os_error();
+        if error.kind() != io::ErrorKind::Interrupted && error.raw_os_error() != Some(libc::EAGAIN)
+        {
+            return Err(error);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reservation_is_aligned_and_given_back() {
+        let mapping = Mapping::reserve(4 << 20, PageSize::SIZE_1G).unwrap();
+        assert!(mapping.hva().is_aligned(PageSize::SIZE_1G));
+        let hva = mapping.hva();
+        drop(mapping);
+        // SAFETY: the advice changes nothing.
+        let gone = unsafe { advise(hva, 4096, libc::MADV_NORMAL) }.unwrap_err();
+        assert_eq!(gone.raw_os_error(), Some(libc::ENOMEM));
+    }
+
+    #[test]
+    fn what_is_moved_over_a_target_is_what_is_read_there() {
+        let file = rustix::fs::memfd_create("moved", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+        rustix::fs::ftruncate(&file, 8192).unwrap();
+        rustix::io::pwrite(&file, b"here", 4096).unwrap();
+        let target = Mapping::reserve(4096, PageSize::SIZE_4K).unwrap();
+        let source = Mapping::reserve(4096, PageSize::SIZE_4K).unwrap();
+        let view = FileView {
+            at: 0,
+            len: 4096,
+            offset: 4096,
+        };
+        source.map(&file, view).unwrap();
+        // SAFETY: the target was reserved for this and nobody refers to it.
+        unsafe { source.move_over(target.hva()) }.unwrap();
+        // SAFETY: four bytes that the move has put there.
+        let bytes = unsafe { std::slice::from_raw_parts(target.at(0), 4) };
+        assert_eq!(bytes, b"here");
+    }
+}

@@ -1,0 +1,194 @@
+//! Making memory fail on purpose, behind one trait whatever does it.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use pagemend_core::address::{Gpa, Hva, PageSize};
+use pagemend_core::ledger::Cause;
+
+use super::Shared;
+use crate::intake::notice::BUS_MCEERR_AO;
+use crate::intake::slot;
+use crate::mapping::advise;
+
+/// Why memory was not made to fail.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum InjectError {
+    /// Not guest memory.
+    #[error("{gpa} is no guest memory")]
+    Unknown {
+        /// The address.
+        gpa: Gpa,
+    },
+    /// It is lost already.
+    #[error("the frame at {gpa} is lost already")]
+    Lost {
+        /// The frame.
+        gpa: Gpa,
+    },
+    /// The process may not do that.
+    #[error("madvise(MADV_HWPOISON) needs CAP_SYS_ADMIN")]
+    NotPermitted,
+    /// The kernel cannot do that.
+    #[error("this kernel has no CONFIG_MEMORY_FAILURE: use emulated errors")]
+    NoMemoryFailure,
+    /// The kernel refused.
+    #[error("{call}")]
+    Call {
+        /// What was done.
+        call: &'static str,
+        /// What the kernel said.
+        source: io::Error,
+    },
+}
+
+/// A way to make memory fail.
+pub trait Inject: Send + Sync {
+    /// What operators call it.
+    fn name(&self) -> &'static str;
+
+    /// Makes the frame at `gpa` fail. With [`Cause::ActionRequired`] nobody hears of it before
+    /// somebody touches the page; with [`Cause::ActionOptional`] the mender is told, and has
+    /// dealt with it when this returns.
+    fn inject(&self, gpa: Gpa, cause: Cause) -> Result<(), InjectError>;
+}
+
+fn locate(shared: &Shared, gpa: Gpa) -> Result<Hva, InjectError> {
+    let mender = shared.mender();
+    if mender.ledger().contains(gpa) {
+        return Err(InjectError::Lost { gpa: gpa.frame() });
+    }
+    match mender.map().locate_gpa(gpa) {
+        Some(location) => Ok(location.hva),
+        None => Err(InjectError::Unknown { gpa }),
+    }
+}
+
+/// Errors that only this process knows of.
+pub struct Emulated {
+    shared: Arc<Shared>,
+}
+
+impl Emulated {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared }
+    }
+
+    /// Sends the mender's thread the signal that the kernel would send.
+    fn notify(&self, hva: Hva) -> io::Result<()> {
+        let mut info = MaybeUninit::<Notice>::zeroed();
+        let notice = Notice {
+            signo: libc::SIGBUS,
+            errno: 0,
+            code: BUS_MCEERR_AO,
+            _pad: 0,
+            address: hva.get(),
+            lsb: i16::from(PageSize::SIZE_4K.shift()),
+            _rest: [0; 51],
+        };
+        info.write(notice);
+        let thread = self.shared.thread.load(Ordering::Acquire);
+        // SAFETY: the struct is as large as the kernel's siginfo and laid out like it; a process
+        // may send itself any code.
+        let sent = unsafe {
+            libc::syscall(
+                libc::SYS_rt_tgsigqueueinfo,
+                libc::getpid(),
+                thread,
+                libc::SIGBUS,
+                info.as_ptr(),
+            )
+        };
+        match sent {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+}
+
+/// `siginfo_t` of a SIGBUS on 64-bit Linux (include/uapi/asm-generic/siginfo.h).
+#[repr(C)]
+struct Notice {
+    signo: i32,
+    errno: i32,
+    code: i32,
+    _pad: i32,
+    address: u64,
+    lsb: i16,
+    _rest: [i16; 51],
+}
+
+const _: () = assert!(size_of::<Notice>() == size_of::<libc::siginfo_t>());
+
+impl Inject for Emulated {
+    fn name(&self) -> &'static str {
+        "emulated"
+    }
+
+    fn inject(&self, gpa: Gpa, cause: Cause) -> Result<(), InjectError> {
+        let hva = locate(&self.shared, gpa)?;
+        {
+            let mut mender = self.shared.mender();
+            let location = mender
+                .map()
+                .locate_gpa(gpa)
+                .ok_or(InjectError::Unknown { gpa })?;
+            let segment = *location.segment;
+            mender
+                .host_mut()
+                .emulate_failure(&segment, gpa, hva)
+                .map_err(|source| InjectError::Call {
+                    call: "marking the page with userfaultfd",
+                    source,
+                })?;
+        }
+        if cause == Cause::ActionOptional {
+            self.notify(hva).map_err(|source| InjectError::Call {
+                call: "signalling the mender's thread",
+                source,
+            })?;
+            // Of two such signals that are pending at once the kernel keeps one.
+            slot::settle();
+        }
+        Ok(())
+    }
+}
+
+/// Errors that the kernel is made to believe in.
+pub struct Madvise {
+    shared: Arc<Shared>,
+}
+
+impl Madvise {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared }
+    }
+}
+
+impl Inject for Madvise {
+    fn name(&self) -> &'static str {
+        "madvise"
+    }
+
+    /// The kernel tells the mender at once, whatever `cause` says, because the mender asks to be
+    /// told early; a thread that touches the page before the mender has it meets it as an action
+    /// required.
+    fn inject(&self, gpa: Gpa, _cause: Cause) -> Result<(), InjectError> {
+        let hva = locate(&self.shared, gpa)?.align_down(PageSize::SIZE_4K);
+        // SAFETY: what the frame held is to be lost, which is the point.
+        let done = unsafe { advise(hva, PageSize::SIZE_4K.bytes(), libc::MADV_HWPOISON) };
+        done.map_err(|source| match source.raw_os_error() {
+            Some(libc::EPERM) => InjectError::NotPermitted,
+            Some(libc::EINVAL) => InjectError::NoMemoryFailure,
+            _ => InjectError::Call {
+                call: "madvise(MADV_HWPOISON)",
+                source,
+            },
+        })?;
+        slot::settle();
+        Ok(())
+    }
+}

@@ -1,0 +1,181 @@
+//! A running mender: the engine on its own thread, and the handle through which a VMM uses it.
+
+mod builder;
+mod inject;
+mod thread;
+mod vcpu;
+
+use std::fmt;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+
+use pagemend_core::address::{Gpa, GpaRange, Hva};
+use pagemend_core::event::Totals;
+use pagemend_core::fault::{Evidence, Fault, Verdict};
+use pagemend_core::ledger::{Cause, Ledger};
+use pagemend_core::map::{MemoryMap, Segment};
+use pagemend_core::mender::Mender;
+use pagemend_core::plan::Capabilities;
+
+use crate::guard::GuestRegion;
+use crate::host::LinuxHost;
+use crate::intake::{self, slot, threads};
+use crate::lease::{Lease, LeaseError, Leases};
+use crate::memory::GuestMemory;
+use crate::uffd::Origin;
+
+pub use builder::{BuildError, Builder};
+pub use inject::{Emulated, Inject, InjectError, Madvise};
+pub use vcpu::{TooManyVcpus, VcpuFault, VcpuThread};
+
+/// A process has one SIGBUS handler, so it has one mender.
+static RUNNING: AtomicBool = AtomicBool::new(false);
+
+/// What the handle and the mender's thread both use.
+pub(crate) struct Shared {
+    mender: Mutex<Mender<LinuxHost>>,
+    leases: Arc<Leases>,
+    doorbell: OwnedFd,
+    stop: AtomicBool,
+    /// The mender's thread, once it runs.
+    thread: AtomicI32,
+    origin: Option<Origin>,
+    /// Guest memory that was given with its region lives as long as the mender.
+    _memory: Vec<Arc<GuestMemory>>,
+}
+
+impl Shared {
+    /// The engine.
+    ///
+    /// # Panics
+    ///
+    /// On the mender's own thread, which holds it while it calls hooks and listeners.
+    fn mender(&self) -> MutexGuard<'_, Mender<LinuxHost>> {
+        assert_ne!(
+            threads::current(),
+            self.thread.load(Ordering::Acquire),
+            "a hook or listener asked the mender that is calling it: use what the event says"
+        );
+        self.mender.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Looks after a guest's memory until it is dropped.
+///
+/// All methods can be called from any thread but the mender's own: hooks and listeners run on
+/// that, in the middle of a fault, and have to use what they are given.
+pub struct Pagemend {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl fmt::Debug for Pagemend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pagemend").finish_non_exhaustive()
+    }
+}
+
+impl Pagemend {
+    /// Describes what to look after, and starts.
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
+    /// What can be done on this host.
+    pub fn capabilities(&self) -> Capabilities {
+        self.shared.mender().host().capabilities
+    }
+
+    /// How the userfaultfd was had, or `None` where there is none.
+    pub fn userfaultfd(&self) -> Option<Origin> {
+        self.shared.origin
+    }
+
+    /// Registers the calling thread as one that runs a vCPU.
+    pub fn vcpu_thread(&self) -> Result<VcpuThread, TooManyVcpus> {
+        VcpuThread::new()
+    }
+
+    /// Guest memory for device models and whoever else reads and writes it: access gives an error
+    /// where bytes are lost. `None` where no region is called `name`.
+    pub fn memory(&self, name: &str) -> Option<GuestRegion> {
+        let mender = self.shared.mender();
+        let region = mender.map().regions().find(|region| region.name == name)?;
+        // SAFETY: it is guest memory, mapped for as long as the mender runs; whoever registered
+        // it has vouched for that.
+        unsafe { GuestRegion::new(region.gpa, region.hva) }
+    }
+
+    /// Takes a lease on guest memory that is about to be handed to the kernel for I/O. Waits only
+    /// while the memory is being mended.
+    pub fn lease(&self, range: GpaRange) -> Result<Lease, LeaseError> {
+        self.shared.leases.take(range)
+    }
+
+    /// Reports an address at which a system call has failed because of poison (EHWPOISON), and
+    /// waits for the answer.
+    pub fn report(&self, address: Hva) -> Verdict {
+        slot::ask(&Fault {
+            address,
+            cause: Cause::ActionRequired,
+            evidence: Evidence::MemoryFailure,
+        })
+    }
+
+    /// Waits until every fault that has arrived so far is handled.
+    pub fn settle(&self) {
+        slot::settle();
+    }
+
+    /// Looks at the ledger. A fault that arrives meanwhile waits.
+    pub fn with_ledger<T>(&self, look: impl FnOnce(&Ledger) -> T) -> T {
+        look(self.shared.mender().ledger())
+    }
+
+    /// Looks at the memory map. A fault that arrives meanwhile waits.
+    pub fn with_map<T>(&self, look: impl FnOnce(&MemoryMap) -> T) -> T {
+        look(self.shared.mender().map())
+    }
+
+    /// The memory as it is now, by guest address.
+    pub fn segments(&self) -> Vec<Segment> {
+        self.with_map(|map| map.segments().copied().collect())
+    }
+
+    /// Whether the frame at `gpa` is lost.
+    pub fn is_lost(&self, gpa: Gpa) -> bool {
+        self.with_ledger(|ledger| ledger.contains(gpa))
+    }
+
+    /// What has happened so far, in numbers.
+    pub fn totals(&self) -> Totals {
+        self.shared.mender().totals()
+    }
+
+    /// Makes memory fail for this process alone: works anywhere, unprivileged.
+    pub fn emulated_errors(&self) -> Emulated {
+        Emulated::new(Arc::clone(&self.shared))
+    }
+
+    /// Makes the kernel treat memory as failed: needs CAP_SYS_ADMIN and `CONFIG_MEMORY_FAILURE`,
+    /// and takes the page out of use until the machine is booted again.
+    pub fn madvise_errors(&self) -> Madvise {
+        Madvise::new(Arc::clone(&self.shared))
+    }
+}
+
+impl Drop for Pagemend {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::Release);
+        // The thread cannot miss it: the doorbell keeps ringing until it is read.
+        let _ = rustix::io::write(&self.shared.doorbell, &1u64.to_ne_bytes());
+        if let Some(thread) = self.thread.take() {
+            // A thread that panicked has cleaned up after itself.
+            let _ = thread.join();
+        }
+        intake::uninstall();
+        RUNNING.store(false, Ordering::Release);
+    }
+}

@@ -1,0 +1,73 @@
+//! The mender's thread: receives faults, and answers them one after another.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError, mpsc};
+use std::thread::JoinHandle;
+
+use pagemend_core::fault::{Fault, Verdict};
+use rustix::event::{PollFd, PollFlags};
+
+use super::Shared;
+use crate::intake::notice::Notices;
+use crate::intake::{self, ranges, slot, threads};
+
+/// Starts the thread, and returns when it can receive faults.
+pub(super) fn start(shared: &Arc<Shared>) -> io::Result<JoinHandle<()>> {
+    let (ready, started) = mpsc::channel();
+    let shared = Arc::clone(shared);
+    let thread = std::thread::Builder::new().name("pagemend".to_owned());
+    let thread = thread.spawn(move || {
+        shared.thread.store(threads::current(), Ordering::Release);
+        intake::set_mender_thread();
+        let notices = Notices::new();
+        let failed = notices.is_err();
+        let told = ready.send(notices.as_ref().map(drop).map_err(|error| error.kind()));
+        if let (Ok(notices), false, Ok(())) = (notices, failed, told) {
+            let _leave_nobody_waiting = Closing;
+            serve(&shared, &notices);
+        }
+    })?;
+    match started.recv() {
+        Ok(Ok(())) => Ok(thread),
+        Ok(Err(kind)) => Err(kind.into()),
+        Err(_) => Err(io::ErrorKind::Other.into()),
+    }
+}
+
+/// However the thread ends, nobody waits for it any more and nobody starts to.
+struct Closing;
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        ranges::clear();
+        slot::close();
+    }
+}
+
+fn serve(shared: &Shared, notices: &Notices) {
+    while !shared.stop.load(Ordering::Acquire) {
+        let mut ready = [
+            PollFd::new(notices, PollFlags::IN),
+            PollFd::from_borrowed_fd(shared.doorbell.as_fd(), PollFlags::IN),
+        ];
+        // Interrupted or not, there is nothing to lose by looking.
+        let _ = rustix::event::poll(&mut ready, None);
+        // Read before the slots are looked at, so that a fault posted meanwhile rings again.
+        let _ = rustix::io::read(&shared.doorbell, &mut [0; 8]);
+        loop {
+            while let Some(fault) = notices.next() {
+                handle(shared, fault);
+            }
+            let Some(taken) = slot::take() else { break };
+            let verdict = handle(shared, taken.fault());
+            taken.answer(verdict);
+        }
+    }
+}
+
+fn handle(shared: &Shared, fault: Fault) -> Verdict {
+    let mut mender = shared.mender.lock().unwrap_or_else(PoisonError::into_inner);
+    mender.handle(fault)
+}

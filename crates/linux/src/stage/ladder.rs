@@ -1,0 +1,125 @@
+//! The ladder of page sizes: hugetlb pool, transparent huge page, 4 KiB.
+//!
+//! Each rung takes what it can of what is left of the page. Memory is only got here; whether a
+//! transparent huge page is one is seen when it is mapped.
+
+use std::io;
+use std::sync::Arc;
+
+use pagemend_core::address::{HvaRange, PageSize};
+use pagemend_core::plan::Reason;
+
+use super::{Part, Stage};
+use crate::files::{Files, Kind};
+use crate::mapping::FileView;
+use crate::settings::NumaPolicy;
+
+impl Stage {
+    /// Gets memory for the whole page, rung by rung.
+    pub(super) fn climb_down(
+        &mut self,
+        files: &Arc<Files>,
+        policy: Option<NumaPolicy>,
+    ) -> io::Result<()> {
+        let page = self.target.page.len();
+        let mut size = self.target.largest;
+        let mut at = 0;
+        let mut empty_pools = String::new();
+        while size.is_huge() && at < page {
+            match self.take_from_pool(files, size, at, policy) {
+                Ok(got) => at += got,
+                Err(error) => empty_pools.push_str(&format!("{size} pool: {error}; ")),
+            }
+            if size == PageSize::SIZE_2M {
+                break;
+            }
+            size = size.next_smaller();
+        }
+        if at < page {
+            let extent = files.extent(Kind::Shmem, page)?;
+            self.add(extent, (at, page - at), size, Kind::Shmem, policy)?;
+        }
+        self.note_smaller(self.target.largest, &empty_pools);
+        Ok(())
+    }
+
+    /// Takes as many pages of `size` from their pool as there are free, up to the end of the page.
+    /// Gives the bytes it got.
+    fn take_from_pool(
+        &mut self,
+        files: &Arc<Files>,
+        size: PageSize,
+        at: u64,
+        policy: Option<NumaPolicy>,
+    ) -> io::Result<u64> {
+        let page = self.target.page.len();
+        let extent = files.extent(Kind::Hugetlb(size), page)?;
+        // The policy has to be there before the memory, so the view comes first.
+        self.add(extent, (at, page - at), size, Kind::Hugetlb(size), policy)?;
+        let index = self.extents.len() - 1;
+        let mut got = 0;
+        let mut refused = None;
+        while at + got < page {
+            match self.extents[index].allocate(at + got, size.bytes()) {
+                Ok(()) => got += size.bytes(),
+                Err(error) => {
+                    refused = Some(error);
+                    break;
+                }
+            }
+        }
+        if got == 0 {
+            self.parts.pop();
+            self.extents.pop();
+            return Err(refused.unwrap_or_else(|| io::ErrorKind::OutOfMemory.into()));
+        }
+        if let Some(part) = self.parts.last_mut() {
+            part.len = got;
+        }
+        Ok(got)
+    }
+
+    /// Adds a part, at the same place in its extent as in the page, and shows it in the view.
+    fn add(
+        &mut self,
+        extent: crate::files::Extent,
+        (at, len): (u64, u64),
+        page_size: PageSize,
+        kind: Kind,
+        policy: Option<NumaPolicy>,
+    ) -> io::Result<()> {
+        let offset = extent.source().offset + at;
+        self.fill.map(extent.fd(), FileView { at, len, offset })?;
+        if let Some(policy) = policy {
+            let start = self
+                .fill
+                .hva()
+                .checked_add(at)
+                .expect("it lies in the view");
+            let range = HvaRange::new(start, len).expect("it lies in the view");
+            policy.apply(range)?;
+        }
+        self.extents.push(extent);
+        self.parts.push(Part {
+            at,
+            len,
+            page_size,
+            kind,
+            extent: self.extents.len() - 1,
+            offset: at,
+        });
+        Ok(())
+    }
+
+    /// Notes what got smaller pages than fit, and why.
+    pub(super) fn note_smaller(&mut self, wanted: PageSize, why: &str) {
+        for part in self.parts.iter().filter(|part| part.page_size < wanted) {
+            self.reasons.push(Reason::SmallerPages {
+                wanted,
+                got: part.page_size,
+                bytes: part.len,
+                why: why.trim_end_matches("; ").to_owned(),
+            });
+        }
+    }
+}

@@ -1,0 +1,314 @@
+//! New memory for one page: got, filled and marked where nobody sees it, then put in the page's
+//! place in one step.
+//!
+//! It has two views of the same files. Salvage fills the first, which is plain memory to it. The
+//! second is what becomes the guest's: healthy frames mapped, lost frames marked, settings
+//! applied, all before it moves to the guest's addresses. So no thread sees it half done, and
+//! nothing has to be undone when a step fails.
+
+mod ladder;
+mod view;
+
+use std::io;
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+
+use pagemend_core::address::{GpaRange, HvaRange, PageSize};
+use pagemend_core::host::{Swapped, Target};
+use pagemend_core::map::{Backing, Segment, Source};
+use pagemend_core::plan::Reason;
+
+use crate::files::{Extent, Files, Kind};
+use crate::mapping::Mapping;
+use crate::settings::{NumaPolicy, Settings};
+use crate::uffd::Uffd;
+
+use view::View;
+
+/// A piece of the page with one page size and one file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Part {
+    /// Bytes from the start of the page.
+    at: u64,
+    len: u64,
+    page_size: PageSize,
+    kind: Kind,
+    /// Which of the stage's extents it is in.
+    extent: usize,
+    /// Bytes from the start of the extent.
+    offset: u64,
+}
+
+/// New memory for one page.
+#[derive(Debug)]
+pub struct Stage {
+    target: Target,
+    settings: Settings,
+    fill: Mapping,
+    extents: Vec<Extent>,
+    /// In order, covering the page.
+    parts: Vec<Part>,
+    reasons: Vec<Reason>,
+    /// What becomes the guest's: the first covers the page, the others lie over it.
+    views: Vec<View>,
+}
+
+impl Stage {
+    /// Gets memory for `target`, in the largest pages that are to be had.
+    pub(crate) fn new(
+        files: &Arc<Files>,
+        target: Target,
+        settings: Settings,
+        policy: Option<NumaPolicy>,
+    ) -> io::Result<Self> {
+        let fill = Mapping::reserve(target.page.len(), target.segment.page_size)?;
+        let mut stage = Self {
+            target,
+            settings,
+            fill,
+            extents: vec![],
+            parts: vec![],
+            reasons: vec![],
+            views: vec![],
+        };
+        stage.climb_down(files, policy)?;
+        Ok(stage)
+    }
+
+    pub(crate) fn target(&self) -> &Target {
+        &self.target
+    }
+
+    /// Whether filling through the view is the fast way: the pages behind it are huge, so a read
+    /// does not stop at every 4 KiB to get one.
+    pub(crate) fn fills_without_faults(&self, files: &Files) -> bool {
+        self.parts
+            .iter()
+            .all(|part| part.kind != Kind::Shmem || files.huge_shmem())
+    }
+
+    /// Where salvage puts the byte at `offset` of the page.
+    pub(crate) fn fill_at(&self, offset: u64) -> *mut u8 {
+        self.fill.at(offset)
+    }
+
+    /// Writes `bytes` to `offset` of the page through its file.
+    pub(crate) fn write(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        let mut done = 0;
+        while done < bytes.len() {
+            let (file, source, room) = self.source_at(offset + done as u64);
+            let end = bytes.len().min(done + room as usize);
+            let wrote = rustix::io::pwrite(&file, &bytes[done..end], source.offset)?;
+            done += wrote;
+        }
+        Ok(())
+    }
+
+    /// The file, the place in it, and how far the part goes on from there.
+    fn source_at(&self, at: u64) -> (Arc<std::os::fd::OwnedFd>, Source, u64) {
+        let part = self
+            .parts
+            .iter()
+            .find(|part| at < part.at + part.len)
+            .expect("parts cover the page");
+        let extent = &self.extents[part.extent];
+        let into = at - part.at;
+        let source = Source {
+            file: extent.source().file,
+            offset: extent.source().offset + part.offset + into,
+        };
+        (extent.fd(), source, part.len - into)
+    }
+
+    /// Marks `lost`. A huge page cannot have a lost frame in it, so each stretch with one gets
+    /// 4 KiB pages first.
+    pub(crate) fn mark(
+        &mut self,
+        files: &Arc<Files>,
+        uffd: &Uffd,
+        lost: &[GpaRange],
+    ) -> io::Result<()> {
+        let page = self.target.page;
+        let lost: Vec<(u64, u64)> = lost
+            .iter()
+            .map(|run| (run.start().get() - page.start().get(), run.len()))
+            .collect();
+        self.break_up(files, &lost)?;
+        self.prepare(Some(uffd), Some(&lost))
+    }
+
+    /// Gives stretches with lost frames 4 KiB pages, with what was salvaged in them.
+    fn break_up(&mut self, files: &Arc<Files>, lost: &[(u64, u64)]) -> io::Result<()> {
+        for part in std::mem::take(&mut self.parts) {
+            if !part.page_size.is_huge() {
+                self.parts.push(part);
+                continue;
+            }
+            let step = part.page_size.bytes();
+            for at in (part.at..part.at + part.len).step_by(step as usize) {
+                let hit: Vec<_> = lost
+                    .iter()
+                    .filter(|run| overlap(**run, (at, step)))
+                    .collect();
+                if hit.is_empty() {
+                    match self.parts.last_mut() {
+                        Some(last) if last.extent == part.extent && last.at + last.len == at => {
+                            last.len += step;
+                        }
+                        _ => self.parts.push(Part {
+                            at,
+                            len: step,
+                            offset: part.offset + (at - part.at),
+                            ..part
+                        }),
+                    }
+                } else {
+                    let small = files.extent(Kind::Shmem, step)?;
+                    self.copy_healthy(&small, (at, step), lost)?;
+                    self.extents[part.extent].give_back(part.offset + (at - part.at), step);
+                    self.extents.push(small);
+                    self.parts.push(Part {
+                        at,
+                        len: step,
+                        page_size: PageSize::SIZE_4K,
+                        kind: Kind::Shmem,
+                        extent: self.extents.len() - 1,
+                        offset: 0,
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Copies a stretch of the filled view into `small`, but for its lost frames. By system calls,
+    /// because they give an error where the memory just got is bad as well; a load would kill.
+    fn copy_healthy(
+        &self,
+        small: &Extent,
+        stretch: (u64, u64),
+        lost: &[(u64, u64)],
+    ) -> io::Result<()> {
+        let (file, base) = (small.fd(), small.source().offset);
+        for (at, len) in gaps(stretch, lost) {
+            let mut done = 0;
+            while done < len {
+                // SAFETY: the bytes lie in the view, which stays mapped; the kernel only reads.
+                let wrote = unsafe {
+                    libc::pwrite(
+                        file.as_raw_fd(),
+                        self.fill.at(at + done).cast(),
+                        (len - done) as usize,
+                        (base + (at + done - stretch.0)) as libc::off_t,
+                    )
+                };
+                match wrote {
+                    1.. => done += wrote as u64,
+                    _ => return Err(io::Error::last_os_error()),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts the new memory in the page's place. A step that fails may leave a hole at the page's
+    /// addresses, or part of the new memory; `restore` is called then, before that memory is given
+    /// back.
+    pub(crate) fn swap(
+        mut self,
+        uffd: Option<&Uffd>,
+        restore: impl FnOnce(),
+    ) -> io::Result<Swapped> {
+        if self.views.is_empty() {
+            self.prepare(uffd, None)?;
+        }
+        let target = self.target;
+        for view in self.views.drain(..) {
+            let hva = target
+                .hva
+                .checked_add(view.at)
+                .expect("it lies in the page");
+            // SAFETY: the page is guest memory, which nobody has references into: that is what
+            // the VMM vouched for when it registered the region.
+            if let Err(error) = unsafe { view.mapping.move_over(hva) } {
+                restore();
+                return Err(error);
+            }
+        }
+        let segments = self.segments();
+        for extent in self.extents.drain(..) {
+            extent.keep();
+        }
+        let range = HvaRange::new(target.hva, target.page.len()).expect("it is guest memory");
+        if let Err(error) = self.settings.lock(range) {
+            self.reasons.push(Reason::StepFailed {
+                step: "mlock".to_owned(),
+                error: error.to_string(),
+            });
+        }
+        Ok(Swapped {
+            segments,
+            reasons: self.reasons,
+        })
+    }
+
+    fn segments(&self) -> Vec<Segment> {
+        let segment = |part: &Part| {
+            let source = self.extents[part.extent].source();
+            Segment {
+                gpa: self
+                    .target
+                    .page
+                    .slice(part.at, part.len)
+                    .expect("parts lie in the page"),
+                page_size: part.page_size,
+                backing: match part.kind {
+                    Kind::Hugetlb(_) => Backing::Hugetlb,
+                    Kind::Shmem => Backing::Shmem,
+                },
+                source: Some(Source {
+                    offset: source.offset + part.offset,
+                    ..source
+                }),
+            }
+        };
+        self.parts.iter().map(segment).collect()
+    }
+}
+
+fn overlap(a: (u64, u64), b: (u64, u64)) -> bool {
+    a.0 < b.0 + b.1 && b.0 < a.0 + a.1
+}
+
+/// What of `whole` is in none of `runs`, which are ordered and apart.
+fn gaps(whole: (u64, u64), runs: &[(u64, u64)]) -> Vec<(u64, u64)> {
+    let end = whole.0 + whole.1;
+    let mut at = whole.0;
+    let mut gaps = vec![];
+    for run in runs.iter().filter(|run| overlap(**run, whole)) {
+        if at < run.0 {
+            gaps.push((at, run.0 - at));
+        }
+        at = (run.0 + run.1).min(end);
+    }
+    if at < end {
+        gaps.push((at, end - at));
+    }
+    gaps
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gaps_and_runs_tile_the_whole() {
+        assert_eq!(gaps((10, 10), &[]), [(10, 10)]);
+        assert_eq!(
+            gaps((10, 10), &[(0, 5), (12, 3), (19, 4)]),
+            [(10, 2), (15, 4)]
+        );
+        assert_eq!(gaps((10, 10), &[(8, 4), (30, 1)]), [(12, 8)]);
+        assert!(gaps((10, 10), &[(0, 40)]).is_empty());
+    }
+}

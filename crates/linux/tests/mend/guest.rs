@@ -1,0 +1,156 @@
+//! Guest memory in which every word has an expected value, under a running mender.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use pagemend_core::address::{FRAME_SIZE, Gpa, GpaRange, PageSize};
+use pagemend_core::event::Event;
+use pagemend_core::ledger::Cause;
+use pagemend_linux::probe::Pool;
+use pagemend_linux::{
+    Builder, GuestMemory, Inject, MemoryError, MemoryKind, Pagemend, RegionConfig, resize_pool,
+};
+
+/// Where the guest sees its memory: not at 0, so that a missing conversion shows.
+pub(crate) const BASE: u64 = 4 << 30;
+pub(crate) const MIB: u64 = 1 << 20;
+
+/// A process has one mender, and the tests of a binary share the process.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+pub(crate) struct Guest {
+    pub(crate) pagemend: Pagemend,
+    pub(crate) memory: Arc<GuestMemory>,
+    pub(crate) events: Arc<Mutex<Vec<Event>>>,
+    _turn: MutexGuard<'static, ()>,
+}
+
+/// The value that the word at a guest address has until somebody writes another.
+pub(crate) fn pattern(gpa: Gpa) -> u64 {
+    gpa.get().wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1
+}
+
+pub(crate) fn gpa(offset: u64) -> Gpa {
+    Gpa::new(BASE + offset)
+}
+
+pub(crate) fn range(offset: u64, len: u64) -> GpaRange {
+    GpaRange::new(gpa(offset), len).unwrap()
+}
+
+/// Grows the pool so that `pages` can be had, or says why the test cannot run here.
+pub(crate) fn need_pool(page_size: PageSize, pages: u64) {
+    let pool = Pool::of(page_size).expect("a pool of this size");
+    let missing = pages.saturating_sub(pool.spare());
+    if missing > 0 {
+        let wanted = pool.total + missing;
+        assert_eq!(
+            resize_pool(page_size, wanted).ok(),
+            Some(wanted),
+            "cannot grow the pool"
+        );
+    }
+}
+
+impl Guest {
+    pub(crate) fn new(kind: MemoryKind, len: u64) -> Self {
+        Self::with(kind, len, |builder| builder)
+    }
+
+    /// Takes what it needs from the pools, and `spare` pages of 2 MiB besides.
+    pub(crate) fn with(
+        kind: MemoryKind,
+        len: u64,
+        configure: impl FnOnce(Builder) -> Builder,
+    ) -> Self {
+        Self::build(kind, len, |region| region, configure).unwrap()
+    }
+
+    pub(crate) fn build(
+        kind: MemoryKind,
+        len: u64,
+        region: impl FnOnce(RegionConfig) -> RegionConfig,
+        configure: impl FnOnce(Builder) -> Builder,
+    ) -> Result<Self, MemoryError> {
+        let turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+        if let MemoryKind::Hugetlb(size) | MemoryKind::HugetlbPrivate(size) = kind {
+            need_pool(size, len / size.bytes());
+        }
+        let memory = Arc::new(GuestMemory::new(kind, len)?);
+        for offset in (0..len).step_by(8) {
+            let word = memory.as_ptr().wrapping_add(offset as usize).cast::<u64>();
+            // SAFETY: a word of the memory that this test has just got.
+            unsafe { word.write_volatile(pattern(gpa(offset))) };
+        }
+        let events = Arc::new(Mutex::new(vec![]));
+        let sink = Arc::clone(&events);
+        let config = RegionConfig::of("ram", gpa(0), Arc::clone(&memory)).unwrap();
+        let builder = Pagemend::builder()
+            .region(region(config))
+            .listen("test", move |event| {
+                sink.lock().unwrap().push(event.clone())
+            });
+        let pagemend = configure(builder).start().unwrap();
+        Ok(Self {
+            pagemend,
+            memory,
+            events,
+            _turn: turn,
+        })
+    }
+
+    /// A plain load, as any thread of a VMM would do it.
+    pub(crate) fn load(&self, offset: u64) -> u64 {
+        assert!(offset < self.memory.len());
+        let word = self
+            .memory
+            .as_ptr()
+            .wrapping_add(offset as usize)
+            .cast::<u64>();
+        // SAFETY: a word of guest memory, mapped as long as the guest lives.
+        unsafe { word.read_volatile() }
+    }
+
+    pub(crate) fn store(&self, offset: u64, value: u64) {
+        assert!(offset < self.memory.len());
+        let word = self
+            .memory
+            .as_ptr()
+            .wrapping_add(offset as usize)
+            .cast::<u64>();
+        // SAFETY: as above.
+        unsafe { word.write_volatile(value) };
+    }
+
+    /// Makes the frame at `offset` fail at the next touch of its page.
+    pub(crate) fn fail(&self, offset: u64) {
+        let injector = self.pagemend.emulated_errors();
+        injector.inject(gpa(offset), Cause::ActionRequired).unwrap();
+    }
+
+    /// Makes the frame at `offset` fail as a scrubber would find it.
+    pub(crate) fn fail_untouched(&self, offset: u64) {
+        let injector = self.pagemend.emulated_errors();
+        injector.inject(gpa(offset), Cause::ActionOptional).unwrap();
+    }
+
+    /// Checks every word by plain loads, and that guarded access refuses exactly `lost`.
+    pub(crate) fn check_all_but(&self, lost: &[u64]) {
+        let guarded = self.pagemend.memory("ram").unwrap();
+        for frame in (0..self.memory.len()).step_by(FRAME_SIZE as usize) {
+            if lost.contains(&frame) {
+                assert!(
+                    guarded.load::<u64>(gpa(frame + 8)).is_err(),
+                    "{frame:#x} can be read"
+                );
+                continue;
+            }
+            for offset in (frame..frame + FRAME_SIZE).step_by(8) {
+                assert_eq!(self.load(offset), pattern(gpa(offset)), "at {offset:#x}");
+            }
+        }
+        let recorded: Vec<u64> = self
+            .pagemend
+            .with_ledger(|ledger| ledger.iter().map(|gpa| gpa.get() - BASE).collect());
+        assert_eq!(recorded, lost);
+    }
+}
