@@ -323,7 +323,8 @@ impl Host for LinuxHost {
     fn swap(&mut self, stage: Stage) -> Result<Swapped, HostError> {
         let target = *stage.target();
         let uffd = self.uffd.clone();
-        let swapped = stage.swap(uffd.as_deref(), || self.restore(&target));
+        let files = Arc::clone(&self.files);
+        let swapped = stage.swap(&files, uffd.as_deref(), || self.restore(&target));
         let swapped = swapped.map_err(call("swapping in the new memory"))?;
         if let Some(page) = HvaRange::new(target.hva, target.page.len()) {
             self.emulation.replaced(page);

@@ -65,6 +65,15 @@ impl Mapping {
 
     /// Maps part of a file, shared and without a reservation, readable and writable.
     pub(crate) fn map(&self, file: impl AsFd, view: FileView) -> io::Result<()> {
+        self.map_with(libc::MAP_SHARED, file, view)
+    }
+
+    /// The same, private.
+    pub(crate) fn map_private(&self, file: impl AsFd, view: FileView) -> io::Result<()> {
+        self.map_with(libc::MAP_PRIVATE, file, view)
+    }
+
+    fn map_with(&self, sharing: libc::c_int, file: impl AsFd, view: FileView) -> io::Result<()> {
         assert!(view.at + view.len <= self.len as u64);
         let at = (self.base as u64 + view.at) as *mut libc::c_void;
         // SAFETY: MAP_FIXED inside our own range, which has no Rust references into it.
@@ -73,7 +82,7 @@ impl Mapping {
                 at,
                 view.len as usize,
                 libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_SHARED | libc::MAP_FIXED | libc::MAP_NORESERVE,
+                sharing | libc::MAP_FIXED | libc::MAP_NORESERVE,
                 file.as_fd().as_raw_fd(),
                 view.offset as libc::off_t,
             )

@@ -25,6 +25,7 @@ global_asm!(
 
     .balign 64
     // (x0 to, x1 from, x2 bytes) -> (x0 bytes left, x1 address of the fault)
+    pagemend_guard_mark pagemend_guard_wide_part
     pagemend_guard_entry pagemend_guard_copy_wide
         cmp     x2, #64
         b.lo    3f
@@ -57,6 +58,7 @@ global_asm!(
         ret
 
     // The same registers as the wide copy.
+    pagemend_guard_mark pagemend_guard_exact_part
     pagemend_guard_entry pagemend_guard_copy_exact
     pagemend_guard_mark pagemend_guard_resume_exact
         cbz     x2, 2f
@@ -82,6 +84,7 @@ global_asm!(
         ret
 
     // (x0 address[, x1 value or expected[, x2 new]]) -> (x0 zero, x1 value)
+    pagemend_guard_mark pagemend_guard_single_part
     pagemend_guard_entry pagemend_guard_load8
         ldrb    w1, [x0]
         mov     x0, #0

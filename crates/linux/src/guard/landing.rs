@@ -17,13 +17,14 @@ use super::aarch64 as arch;
 #[cfg(target_arch = "x86_64")]
 use super::x86_64 as arch;
 
-// Marks in the assembly: only their addresses mean anything.
+// Marks in the assembly: only their addresses mean anything. No mark is a function that is called
+// elsewhere: link-time optimisation renames a symbol that is declared in two ways.
 unsafe extern "C" {
-    static pagemend_guard_copy_wide: u8;
-    static pagemend_guard_copy_exact: u8;
+    static pagemend_guard_wide_part: u8;
+    static pagemend_guard_exact_part: u8;
     static pagemend_guard_resume_exact: u8;
     static pagemend_guard_stop: u8;
-    static pagemend_guard_load8: u8;
+    static pagemend_guard_single_part: u8;
     static pagemend_guard_refuse: u8;
     static pagemend_guard_end: u8;
 }
@@ -44,11 +45,11 @@ enum Pad {
 
 /// The landing pad for an access interrupted at `pc`, or `None` outside guarded code.
 fn pad_for(pc: usize) -> Option<Pad> {
-    if !(address_of!(pagemend_guard_copy_wide)..address_of!(pagemend_guard_end)).contains(&pc) {
+    if !(address_of!(pagemend_guard_wide_part)..address_of!(pagemend_guard_end)).contains(&pc) {
         None
-    } else if pc < address_of!(pagemend_guard_copy_exact) {
+    } else if pc < address_of!(pagemend_guard_exact_part) {
         Some(Pad::Resume(address_of!(pagemend_guard_resume_exact)))
-    } else if pc < address_of!(pagemend_guard_load8) {
+    } else if pc < address_of!(pagemend_guard_single_part) {
         Some(Pad::Return(address_of!(pagemend_guard_stop)))
     } else {
         Some(Pad::Return(address_of!(pagemend_guard_refuse)))

@@ -29,6 +29,7 @@ global_asm!(
 
     .balign 64
     # (rdi to, rsi from, rdx bytes) -> (rax bytes left, rdx address of the fault)
+    pagemend_guard_mark pagemend_guard_wide_part
     pagemend_guard_entry pagemend_guard_copy_wide
         mov     rcx, rdx
         cmp     rcx, 64
@@ -75,6 +76,7 @@ global_asm!(
         ret
 
     # The same registers as the wide copy.
+    pagemend_guard_mark pagemend_guard_exact_part
     pagemend_guard_entry pagemend_guard_copy_exact
         mov     rcx, rdx
     pagemend_guard_mark pagemend_guard_resume_exact
@@ -96,6 +98,7 @@ global_asm!(
         ret
 
     # (rdi address[, rsi value or expected[, rdx new]]) -> (rax zero, rdx value)
+    pagemend_guard_mark pagemend_guard_single_part
     pagemend_guard_entry pagemend_guard_load8
         movzx   edx, byte ptr [rdi]
         xor     eax, eax

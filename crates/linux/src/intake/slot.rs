@@ -44,6 +44,8 @@ impl Flags {
     const ACTION_REQUIRED: u32 = 1;
     const MEMORY_FAILURE: u32 = 2;
     const WAITED_FOR: u32 = 4;
+    /// No fault at all: somebody waits until those before it are handled.
+    const SETTLE: u32 = 8;
 }
 
 static TABLE: [Slot; SLOTS] = [const {
@@ -65,13 +67,14 @@ pub(crate) fn open(doorbell: &OwnedFd) {
 }
 
 /// Waits until the mender has handled every fault that came before this: it drains its notices
-/// before it answers a question. Address 0 is nobody's.
+/// before it looks at the slots.
 pub(crate) fn settle() {
-    ask(&Fault {
+    let nowhere = Fault {
         address: Hva::new(0),
         cause: Cause::ActionRequired,
         evidence: Evidence::AddressError,
-    });
+    };
+    wait_for(post(&nowhere, Flags::WAITED_FOR | Flags::SETTLE));
 }
 
 /// There is no mender any more: answers everything that waits with *not ours*.
@@ -84,7 +87,11 @@ pub(crate) fn close() {
 
 /// Leaves a fault and waits for its answer. Async-signal-safe.
 pub(crate) fn ask(fault: &Fault) -> Verdict {
-    let Some(slot) = post(fault, Flags::WAITED_FOR) else {
+    wait_for(post(fault, Flags::WAITED_FOR))
+}
+
+fn wait_for(slot: Option<&Slot>) -> Verdict {
+    let Some(slot) = slot else {
         return Verdict::NotOurs;
     };
     loop {
@@ -187,9 +194,10 @@ pub(crate) fn take() -> Option<Taken> {
 }
 
 impl Taken {
-    pub(crate) fn fault(&self) -> Fault {
+    /// What it is about, or `None` where somebody only waits for those before it.
+    pub(crate) fn fault(&self) -> Option<Fault> {
         let flags = self.slot.flags.load(Ordering::Relaxed);
-        Fault {
+        (flags & Flags::SETTLE == 0).then(|| Fault {
             address: Hva::new(self.slot.address.load(Ordering::Relaxed)),
             cause: match flags & Flags::ACTION_REQUIRED {
                 0 => Cause::ActionOptional,
@@ -199,7 +207,7 @@ impl Taken {
                 0 => Evidence::AddressError,
                 _ => Evidence::MemoryFailure,
             },
-        }
+        })
     }
 
     pub(crate) fn answer(self, verdict: Verdict) {

@@ -217,6 +217,7 @@ impl Builder {
             stop: AtomicBool::new(false),
             thread: AtomicI32::new(0),
             origin,
+            pretended: Mutex::default(),
             _memory: memory,
         });
         let thread = thread::start(&shared).map_err(call("starting the mender's thread"))?;

@@ -1,9 +1,7 @@
 //! Making memory fail on purpose, behind one trait whatever does it.
 
 use std::io;
-use std::mem::MaybeUninit;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use pagemend_core::address::{Gpa, Hva, PageSize};
 use pagemend_core::ledger::Cause;
@@ -76,36 +74,33 @@ impl Emulated {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
         Self { shared }
     }
+}
 
-    /// Sends the mender's thread the signal that the kernel would send.
-    fn notify(&self, hva: Hva) -> io::Result<()> {
-        let mut info = MaybeUninit::<Notice>::zeroed();
-        let notice = Notice {
-            signo: libc::SIGBUS,
-            errno: 0,
-            code: BUS_MCEERR_AO,
-            _pad: 0,
-            address: hva.get(),
-            lsb: i16::from(PageSize::SIZE_4K.shift()),
-            _rest: [0; 51],
-        };
-        info.write(notice);
-        let thread = self.shared.thread.load(Ordering::Acquire);
-        // SAFETY: the struct is as large as the kernel's siginfo and laid out like it; a process
-        // may send itself any code.
-        let sent = unsafe {
-            libc::syscall(
-                libc::SYS_rt_tgsigqueueinfo,
-                libc::getpid(),
-                thread,
-                libc::SIGBUS,
-                info.as_ptr(),
-            )
-        };
-        match sent {
-            0 => Ok(()),
-            _ => Err(io::Error::last_os_error()),
-        }
+/// Sends the calling thread the signal that the kernel would send: no other thread may send it
+/// this one.
+pub(super) fn notify_self(hva: Hva) -> io::Result<()> {
+    let notice = Notice {
+        signo: libc::SIGBUS,
+        errno: 0,
+        code: BUS_MCEERR_AO,
+        _pad: 0,
+        address: hva.get(),
+        lsb: i16::from(PageSize::SIZE_4K.shift()),
+        _rest: [0; 51],
+    };
+    // SAFETY: the struct is as large as the kernel's siginfo and laid out like it.
+    let sent = unsafe {
+        libc::syscall(
+            libc::SYS_rt_tgsigqueueinfo,
+            libc::getpid(),
+            libc::gettid(),
+            libc::SIGBUS,
+            &raw const notice,
+        )
+    };
+    match sent {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
     }
 }
 
@@ -146,11 +141,7 @@ impl Inject for Emulated {
                 })?;
         }
         if cause == Cause::ActionOptional {
-            self.notify(hva).map_err(|source| InjectError::Call {
-                call: "signalling the mender's thread",
-                source,
-            })?;
-            // Of two such signals that are pending at once the kernel keeps one.
+            self.shared.pretended().push_back(hva);
             slot::settle();
         }
         Ok(())

@@ -5,6 +5,7 @@ mod inject;
 mod thread;
 mod vcpu;
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
@@ -42,6 +43,8 @@ pub(crate) struct Shared {
     /// The mender's thread, once it runs.
     thread: AtomicI32,
     origin: Option<Origin>,
+    /// Addresses of which the mender's thread is to hear as if the kernel had found them.
+    pretended: Mutex<VecDeque<Hva>>,
     /// Guest memory that was given with its region lives as long as the mender.
     _memory: Vec<Arc<GuestMemory>>,
 }
@@ -59,6 +62,12 @@ impl Shared {
             "a hook or listener asked the mender that is calling it: use what the event says"
         );
         self.mender.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn pretended(&self) -> MutexGuard<'_, VecDeque<Hva>> {
+        self.pretended
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 

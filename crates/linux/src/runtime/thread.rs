@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use pagemend_core::fault::{Fault, Verdict};
 use rustix::event::{PollFd, PollFlags};
 
-use super::Shared;
+use super::{Shared, inject};
 use crate::intake::notice::Notices;
 use crate::intake::{self, ranges, slot, threads};
 
@@ -57,14 +57,26 @@ fn serve(shared: &Shared, notices: &Notices) {
         // Read before the slots are looked at, so that a fault posted meanwhile rings again.
         let _ = rustix::io::read(&shared.doorbell, &mut [0; 8]);
         loop {
-            while let Some(fault) = notices.next() {
+            while let Some(fault) = notice(shared, notices) {
                 handle(shared, fault);
             }
             let Some(taken) = slot::take() else { break };
-            let verdict = handle(shared, taken.fault());
-            taken.answer(verdict);
+            let verdict = taken.fault().map(|fault| handle(shared, fault));
+            taken.answer(verdict.unwrap_or(Verdict::Mended));
         }
     }
+}
+
+/// The next error that nobody has touched. One that is only pretended comes the same way, and one
+/// at a time: of two such signals that are pending the kernel keeps one.
+fn notice(shared: &Shared, notices: &Notices) -> Option<Fault> {
+    notices.next().or_else(|| {
+        let hva = shared.pretended().pop_front()?;
+        if let Err(error) = inject::notify_self(hva) {
+            tracing::error!(%error, %hva, "a pretended error was not signalled");
+        }
+        notices.next()
+    })
 }
 
 fn handle(shared: &Shared, fault: Fault) -> Verdict {

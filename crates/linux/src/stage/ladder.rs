@@ -14,6 +14,8 @@ use crate::files::{Files, Kind};
 use crate::mapping::FileView;
 use crate::settings::NumaPolicy;
 
+const HALF_GIB: u64 = 512 << 20;
+
 impl Stage {
     /// Gets memory for the whole page, rung by rung.
     pub(super) fn climb_down(
@@ -26,8 +28,19 @@ impl Stage {
         let mut at = 0;
         let mut empty_pools = String::new();
         while size.is_huge() && at < page {
-            match self.take_from_pool(files, size, at, policy) {
-                Ok(got) => at += got,
+            // Never a mapping of 2 MiB pages that covers a GiB: see `shroud`.
+            let limit = match size {
+                PageSize::SIZE_2M => HALF_GIB,
+                _ => page,
+            };
+            let end = page.min(at + limit);
+            match self.take_from_pool(files, size, (at, end), policy) {
+                Ok(got) => {
+                    at += got;
+                    if at == end {
+                        continue;
+                    }
+                }
                 Err(error) => empty_pools.push_str(&format!("{size} pool: {error}; ")),
             }
             if size == PageSize::SIZE_2M {
@@ -43,23 +56,23 @@ impl Stage {
         Ok(())
     }
 
-    /// Takes as many pages of `size` from their pool as there are free, up to the end of the page.
-    /// Gives the bytes it got.
+    /// Takes as many pages of `size` from their pool as there are free, for the piece between `at`
+    /// and `end`. Gives the bytes it got.
     fn take_from_pool(
         &mut self,
         files: &Arc<Files>,
         size: PageSize,
-        at: u64,
+        (at, end): (u64, u64),
         policy: Option<NumaPolicy>,
     ) -> io::Result<u64> {
-        let page = self.target.page.len();
-        let extent = files.extent(Kind::Hugetlb(size), page)?;
+        // As long as the page, so that no two extents of it go on in one another.
+        let extent = files.extent(Kind::Hugetlb(size), self.target.page.len())?;
         // The policy has to be there before the memory, so the view comes first.
-        self.add(extent, (at, page - at), size, Kind::Hugetlb(size), policy)?;
+        self.add(extent, (at, end - at), size, Kind::Hugetlb(size), policy)?;
         let index = self.extents.len() - 1;
         let mut got = 0;
         let mut refused = None;
-        while at + got < page {
+        while at + got < end {
             match self.extents[index].allocate(at + got, size.bytes()) {
                 Ok(()) => got += size.bytes(),
                 Err(error) => {

@@ -49,7 +49,7 @@ pub struct Stage {
     /// In order, covering the page.
     parts: Vec<Part>,
     reasons: Vec<Reason>,
-    /// What becomes the guest's: the first covers the page, the others lie over it.
+    /// What becomes the guest's, in the order in which it is moved.
     views: Vec<View>,
 }
 
@@ -134,7 +134,7 @@ impl Stage {
             .map(|run| (run.start().get() - page.start().get(), run.len()))
             .collect();
         self.break_up(files, &lost)?;
-        self.prepare(Some(uffd), Some(&lost))
+        self.prepare(files, Some(uffd), Some(&lost))
     }
 
     /// Gives stretches with lost frames 4 KiB pages, with what was salvaged in them.
@@ -216,11 +216,12 @@ impl Stage {
     /// back.
     pub(crate) fn swap(
         mut self,
+        files: &Arc<Files>,
         uffd: Option<&Uffd>,
         restore: impl FnOnce(),
     ) -> io::Result<Swapped> {
         if self.views.is_empty() {
-            self.prepare(uffd, None)?;
+            self.prepare(files, uffd, None)?;
         }
         let target = self.target;
         for view in self.views.drain(..) {

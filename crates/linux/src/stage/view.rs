@@ -1,17 +1,19 @@
-//! The view that becomes the guest's: made at addresses of ours, finished there, then moved.
+//! The views that become the guest's: made at addresses of ours, finished there, then moved.
 //!
-//! One move replaces the page for all threads at once, and a move takes one mapping. So the first
-//! view covers the whole page from one file; where that file has nothing for a stretch, the
-//! stretch is marked, which keeps everyone waiting exactly as the poisoned page did, until the
-//! view that has it is moved over.
+//! A move replaces what it covers for all threads at once, and takes one mapping. New memory that
+//! is one mapping needs no more than that. Where it is several, a shroud goes first: a mapping in
+//! which every touch faults, so that everyone goes on waiting exactly as at the poisoned page,
+//! until the piece that they touch has been moved over it.
 
 use std::io;
+use std::ops::Range;
+use std::sync::Arc;
 
 use pagemend_core::address::{HvaRange, PageSize};
 use pagemend_core::plan::Reason;
 
 use super::{Part, Stage, gaps, overlap};
-use crate::files::Kind;
+use crate::files::{Files, Kind};
 use crate::mapping::{FileView, Mapping, advise};
 use crate::uffd::Uffd;
 
@@ -36,27 +38,11 @@ impl Stage {
     /// fresh and stays empty.
     pub(super) fn prepare(
         &mut self,
+        files: &Arc<Files>,
         uffd: Option<&Uffd>,
         lost: Option<&[(u64, u64)]>,
     ) -> io::Result<()> {
-        let page = (0, self.target.page.len());
-        let base = self.view_of(page, 0, 0)?;
-        let in_base: Vec<_> = self
-            .parts
-            .iter()
-            .filter(|part| part.extent == 0)
-            .map(span)
-            .collect();
-        let absent = gaps(page, &in_base);
-        self.finish(
-            &base,
-            &self.part_indices(|part| part.extent == 0),
-            &absent,
-            uffd,
-            lost,
-        )?;
-        self.views.push(base);
-
+        let page = self.target.page.len();
         let mut index = 0;
         while index < self.parts.len() {
             let first = self.parts[index];
@@ -66,61 +52,52 @@ impl Stage {
                     part.extent == first.extent && part.offset - first.offset == part.at - first.at
                 })
                 .count();
-            if first.extent != 0 {
-                let last = self.parts[index + run - 1];
-                let over = (first.at, last.at + last.len - first.at);
-                let view = self.view_of(over, first.extent, first.offset)?;
-                let parts: Vec<_> = (index..index + run).collect();
-                self.finish(&view, &parts, &[], uffd, lost)?;
-                self.views.push(view);
-            }
+            let last = self.parts[index + run - 1];
+            let view = self.view_of(&first, last.at + last.len - first.at)?;
+            self.finish(&view, index..index + run, uffd, lost)?;
+            self.views.push(view);
             index += run;
+        }
+        if self.views.len() > 1 {
+            let uffd = uffd.ok_or(io::ErrorKind::Unsupported)?;
+            self.views.insert(0, shroud(files, uffd, page)?);
         }
         Ok(())
     }
 
-    fn part_indices(&self, wanted: impl Fn(&Part) -> bool) -> Vec<usize> {
-        (0..self.parts.len())
-            .filter(|index| wanted(&self.parts[*index]))
-            .collect()
-    }
-
-    fn view_of(&self, (at, len): (u64, u64), extent: usize, offset: u64) -> io::Result<View> {
-        let extent = &self.extents[extent];
+    /// The extent of `first`, `len` bytes from there on.
+    fn view_of(&self, first: &Part, len: u64) -> io::Result<View> {
+        let extent = &self.extents[first.extent];
         // A huge page can only be mapped where address and file offset agree in their low bits.
-        let alignment = self
-            .fill_alignment()
-            .min(PageSize::from_bytes(len).unwrap_or(PageSize::SIZE_2M));
+        let alignment = PageSize::from_bytes(len).unwrap_or(first.page_size);
         let mapping = Mapping::reserve(len, alignment)?;
-        let offset = extent.source().offset + offset;
-        mapping.map(extent.fd(), FileView { at: 0, len, offset })?;
-        Ok(View { at, mapping })
-    }
-
-    fn fill_alignment(&self) -> PageSize {
-        PageSize::from_bytes(self.target.page.len()).unwrap_or(PageSize::SIZE_2M)
+        let offset = extent.source().offset + first.offset;
+        let view = FileView { at: 0, len, offset };
+        mapping.map(extent.fd(), view)?;
+        Ok(View {
+            at: first.at,
+            mapping,
+        })
     }
 
     /// Settings, pages and marks of a view.
     fn finish(
         &mut self,
         view: &View,
-        parts: &[usize],
-        absent: &[(u64, u64)],
+        parts: Range<usize>,
         uffd: Option<&Uffd>,
         lost: Option<&[(u64, u64)]>,
     ) -> io::Result<()> {
         let whole = view.range((view.at, view.mapping.len()));
         self.settings.apply(whole)?;
-        let small: Vec<_> = parts
+        let small: Vec<_> = self.parts[parts.clone()]
             .iter()
-            .map(|index| &self.parts[*index])
             .filter(|part| !part.page_size.is_huge())
             .map(span)
             .collect();
         for index in parts {
-            if self.parts[*index].page_size.is_huge() {
-                self.map_huge(view, *index)?;
+            if self.parts[index].page_size.is_huge() {
+                self.map_huge(view, index)?;
             }
         }
         let marked: Vec<_> = lost
@@ -141,13 +118,13 @@ impl Stage {
             Some(_) => small.iter().flat_map(|part| gaps(*part, &marked)).collect(),
             None => vec![],
         };
-        if marked.is_empty() && absent.is_empty() && filled.is_empty() {
+        if marked.is_empty() && filled.is_empty() {
             return Ok(());
         }
         let uffd = uffd.ok_or(io::ErrorKind::Unsupported)?;
         uffd.register(whole, true)?;
-        for run in absent.iter().chain(&marked) {
-            uffd.poison(view.range(*run))?;
+        for run in marked {
+            uffd.poison(view.range(run))?;
         }
         for run in filled {
             uffd.map_filled(view.range(run))?;
@@ -178,6 +155,23 @@ impl Stage {
         }
         Ok(())
     }
+}
+
+/// A mapping of `len` bytes in which every touch faults. Marks on huge pages, because they are few;
+/// private, because Linux deadlocks with itself when a shared mapping of 2 MiB hugetlb pages that
+/// covers an aligned GiB is moved: mremap holds the file's mapping lock for writing and takes it
+/// again for reading to look for page tables to share (move_hugetlb_page_tables, huge_pmd_share).
+fn shroud(files: &Arc<Files>, uffd: &Uffd, len: u64) -> io::Result<View> {
+    let extent = files.extent(Kind::Hugetlb(PageSize::SIZE_2M), len)?;
+    let mapping = Mapping::reserve(len, PageSize::from_bytes(len).unwrap_or(PageSize::SIZE_2M))?;
+    let offset = extent.source().offset;
+    mapping.map_private(extent.fd(), FileView { at: 0, len, offset })?;
+    let view = View { at: 0, mapping };
+    let whole = view.range((0, len));
+    uffd.register(whole, false)?;
+    uffd.poison(whole)?;
+    uffd.unregister(whole)?;
+    Ok(view)
 }
 
 fn span(part: &Part) -> (u64, u64) {
