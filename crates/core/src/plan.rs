@@ -44,7 +44,7 @@ pub enum Action {
 #[serde(tag = "reason", rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Reason {
-    /// The kernel cannot keep poisoned pages mapped.
+    /// The kernel cannot keep poisoned pages of this memory mapped.
     KeepUnavailable,
     /// Private and anonymous hugetlb memory has no file through which it could be read.
     NoFileView,
@@ -82,7 +82,9 @@ pub enum Reason {
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::KeepUnavailable => f.write_str("the kernel has no MFD_MF_KEEP_UE_MAPPED"),
+            Self::KeepUnavailable => f.write_str(
+                "the kernel cannot keep the page mapped: it takes MFD_MF_KEEP_UE_MAPPED and shared hugetlb memory",
+            ),
             Self::NoFileView => f.write_str(
                 "private and anonymous hugetlb memory cannot be read once poisoned: use a shared memfd",
             ),
@@ -157,7 +159,7 @@ pub fn plan(case: &Case<'_>) -> Plan {
         // nothing to keep.
         _ if !unit.is_huge() => Plan::of(Action::Record),
         Policy::Abandon => Plan::of(Action::Abandon),
-        Policy::Keep if case.capabilities.keep => Plan::of(Action::Keep),
+        Policy::Keep if can_keep(case) => Plan::of(Action::Keep),
         Policy::Keep => {
             let mut plan = Plan::unless(cannot_mend(case), Action::Mend);
             plan.reasons.insert(0, Reason::KeepUnavailable);
@@ -165,6 +167,11 @@ pub fn plan(case: &Case<'_>) -> Plan {
         }
         Policy::Mend => Plan::unless(cannot_mend(case), Action::Mend),
     }
+}
+
+/// The kernel keeps pages of a memfd made for it; the private pages of a mapping are not such.
+fn can_keep(case: &Case<'_>) -> bool {
+    case.capabilities.keep && case.segment.backing == Backing::Hugetlb
 }
 
 fn cannot_mend(case: &Case<'_>) -> Vec<Reason> {
@@ -282,6 +289,14 @@ mod tests {
             planned(Backing::Hugetlb, Policy::Keep, &[], able),
             Plan::of(Action::Keep)
         );
+    }
+
+    #[test]
+    fn private_hugetlb_is_never_planned_to_be_kept() {
+        let able = Capabilities { keep: true, ..ABLE };
+        let plan = planned(Backing::HugetlbPrivate, Policy::Keep, &[], able);
+        assert_eq!(plan.action, Action::Abandon);
+        assert_eq!(plan.reasons, [Reason::KeepUnavailable, Reason::NoFileView]);
     }
 
     #[test]
