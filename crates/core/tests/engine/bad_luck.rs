@@ -1,0 +1,153 @@
+//! Bad luck repeats: second errors, second reports and second touches, each with its outcome.
+
+use pagemend_core::fault::Verdict;
+use pagemend_core::plan::Action;
+use pagemend_core::policy::Policy;
+
+use crate::claims::{machine, with_policy};
+use crate::model::ModelHost;
+use crate::model::others::{Happening, Touch};
+use crate::model::vm::Vm;
+
+#[test]
+fn a_second_fault_on_the_same_page_finds_it_mended() {
+    let mut vm = machine();
+    vm.strike(700);
+    for frame in [701, 702, 700] {
+        let gpa = vm.gpa(frame);
+        vm.model_mut().touch(gpa, Touch::Store);
+    }
+    vm.settle();
+    assert_eq!(vm.actions(), [Some(Action::Mend), None, None]);
+    vm.assert_lost(&[700]);
+}
+
+#[test]
+fn a_hundred_errors_in_one_page_are_mended_at_once() {
+    let mut vm = machine();
+    let struck: Vec<u64> = (0..100).map(|n| 512 + n * 5).collect();
+    for frame in &struck {
+        vm.strike(*frame);
+    }
+    assert_eq!(vm.load(514), Some(()));
+    assert_eq!(vm.actions(), [Some(Action::Mend)]);
+    vm.assert_lost(&struck);
+}
+
+#[test]
+fn a_frame_told_lost_stays_lost() {
+    let mut vm = machine();
+    vm.strike(700);
+    for _ in 0..3 {
+        assert_eq!(vm.touch(700, Touch::Store), None);
+    }
+    assert_eq!(vm.records(), 1);
+    assert_eq!(vm.mender.totals().repeated, 2);
+    vm.assert_lost(&[700]);
+}
+
+#[test]
+fn a_frame_told_lost_is_marked_in_a_mend_even_where_it_can_be_read_again() {
+    let mut vm = with_policy(Policy::Keep);
+    vm.allow_keep();
+    vm.strike(700);
+    assert_eq!(vm.load(700), None);
+    // The page is no longer kept when it is hit again, and a write has repaired the first error.
+    let place = vm.model().guest.cell(vm.gpa(700)).place;
+    let model = vm.model_mut();
+    model.capabilities.keep = false;
+    model.physical.keep(place.object, false);
+    model.physical.frame_mut(place).error = false;
+    vm.strike(701);
+    assert_eq!(vm.load(702), Some(()));
+    assert_eq!(vm.actions(), [Some(Action::Keep), Some(Action::Mend)]);
+    vm.assert_lost(&[700, 701]);
+}
+
+#[test]
+fn an_error_in_mended_memory_loses_one_frame_more() {
+    let mut vm = machine();
+    vm.strike(700);
+    vm.load(700);
+    vm.strike(900);
+    assert_eq!(vm.load(900), None);
+    assert_eq!(vm.actions(), [Some(Action::Mend), Some(Action::Record)]);
+    vm.assert_lost(&[700, 900]);
+}
+
+#[test]
+fn ar_and_ao_for_the_same_error_are_recorded_once() {
+    for ao_first in [true, false] {
+        let mut vm = machine();
+        vm.strike(700);
+        let gpa = vm.gpa(700);
+        if ao_first {
+            assert_eq!(vm.scrub(700), Verdict::Lost { gpa });
+        }
+        assert_eq!(vm.load(700), None);
+        assert_eq!(vm.scrub(700), Verdict::Lost { gpa });
+        assert_eq!(vm.records(), 1);
+        vm.assert_lost(&[700]);
+    }
+}
+
+#[test]
+fn a_report_that_comes_after_the_mend_loses_nothing() {
+    let mut vm = machine();
+    vm.strike(700);
+    vm.load(701);
+    assert_eq!(vm.scrub(701), Verdict::Mended);
+    assert_eq!(vm.mender.totals().stale, 1);
+    vm.assert_lost(&[700]);
+}
+
+/// Calls of a mend after one error at frame 700: 0 claims, 1 stages, 2 salvages the frames before
+/// it, 3 meets it, 4 salvages the rest, 5 poisons, 6 swaps.
+fn mended_while(call: u64, happening: impl Fn(&Vm<ModelHost>) -> Happening) -> Vm<ModelHost> {
+    let mut vm = machine();
+    vm.strike(700);
+    let happening = happening(&vm);
+    vm.model_mut().others.script.push((call, happening));
+    vm.load(701);
+    vm
+}
+
+#[test]
+fn a_second_error_ahead_of_the_salvage_loses_one_frame_more() {
+    let mut vm = mended_while(3, |vm| Happening::Error(vm.gpa(800)));
+    assert_eq!(vm.actions(), [Some(Action::Mend)]);
+    vm.assert_lost(&[700, 800]);
+}
+
+#[test]
+fn a_second_error_in_what_was_salvaged_already_loses_nothing() {
+    for call in [3, 4, 5, 6] {
+        let mut vm = mended_while(call, |vm| Happening::Error(vm.gpa(600)));
+        vm.assert_lost(&[700]);
+    }
+}
+
+#[test]
+fn an_error_in_new_memory_that_is_not_filled_abandons_the_page() {
+    let mut vm = mended_while(2, |_| Happening::StageError(0));
+    assert_eq!(vm.failures(), ["salvage failed: the staged memory failed"]);
+    let page: Vec<u64> = (512..1024).collect();
+    vm.assert_lost(&page);
+}
+
+#[test]
+fn an_error_in_new_memory_that_is_filled_is_a_fault_of_its_own() {
+    let mut vm = mended_while(5, |_| Happening::StageError(88));
+    assert_eq!(vm.load(600), None);
+    assert_eq!(vm.actions(), [Some(Action::Mend), Some(Action::Record)]);
+    vm.assert_lost(&[600, 700]);
+}
+
+#[test]
+fn a_thread_that_touches_the_page_during_the_mend_waits_for_it() {
+    for call in 0..7 {
+        let mut vm = mended_while(call, |vm| Happening::Touch(vm.gpa(650), Touch::Store));
+        assert_eq!(vm.actions(), [Some(Action::Mend), None]);
+        vm.assert_lost(&[700]);
+    }
+}

@@ -1,0 +1,17 @@
+//! The engine against a model of its host: each hard case as a claim, every host call failing in
+//! turn, and seeded schedules in which everything happens at once.
+//!
+//! `model` is the host and checks the design's invariants after each call; `sabotage` shows that
+//! these checks can fail.
+
+mod bad_luck;
+mod claims;
+mod failures;
+mod model;
+
+use pagemend_core::time::Timestamp;
+
+/// The point `nanos` nanoseconds after the epoch.
+fn at(nanos: u64) -> Timestamp {
+    serde_json::from_value(nanos.into()).expect("a timestamp is a number")
+}

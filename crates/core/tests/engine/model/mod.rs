@@ -1,0 +1,346 @@
+//! A model of the host: Linux as the engine sees it, in memory of one word a frame.
+//!
+//! Every call can be made to fail, other threads run before and after each (`others`), and the
+//! invariants are checked after each (`watch`). What is modelled is what was measured on real
+//! kernels; the model decides nothing that the engine has to decide.
+
+pub(crate) mod guest;
+pub(crate) mod others;
+pub(crate) mod physical;
+pub(crate) mod violation;
+pub(crate) mod vm;
+pub(crate) mod watch;
+
+use std::cell::Cell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::rc::Rc;
+
+use pagemend_core::address::{FRAME_SIZE, Gpa, GpaRange, PageSize};
+use pagemend_core::event::Event;
+use pagemend_core::fault::{Condition, Evidence, Fault};
+use pagemend_core::host::{Host, Salvaged, Swapped, Target};
+use pagemend_core::map::{Backing, Source};
+use pagemend_core::plan::Capabilities;
+use pagemend_core::time::Timestamp;
+
+use guest::Guest;
+use others::Others;
+use physical::{Kind, Object, Physical, Place, index};
+use violation::Violation;
+use watch::{Staged, Watch};
+
+/// Why a call failed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ModelError {
+    #[error("call {call} was refused")]
+    Refused { call: u64, source: io::Error },
+    #[error("a lease did not end")]
+    LeaseHeld,
+    #[error("no file shows the page")]
+    NoFileView,
+    #[error("the staged memory failed")]
+    StageFailed,
+}
+
+/// New memory for one page.
+pub(crate) struct ModelStage {
+    pub(crate) page: GpaRange,
+    pub(crate) object: u32,
+    source: Option<Source>,
+    largest: PageSize,
+    /// Tells the model when it is dropped.
+    _alive: Rc<()>,
+}
+
+impl ModelStage {
+    fn places(&self) -> Vec<Place> {
+        run(self.object, 0, self.page.len() / FRAME_SIZE)
+    }
+
+    /// The frames that the engine says the page was made of.
+    fn sources(&self) -> Option<Vec<Place>> {
+        let Source { file, offset } = self.source?;
+        let frames = self.page.len() / FRAME_SIZE;
+        Some(run(file.0, offset / FRAME_SIZE, frames))
+    }
+}
+
+/// So many frames of an object.
+fn run(object: u32, first: u64, frames: u64) -> Vec<Place> {
+    let frame = |frame| u32::try_from(frame).expect("pages of the model are small");
+    (first..first + frames)
+        .map(|number| Place {
+            object,
+            frame: frame(number),
+        })
+        .collect()
+}
+
+/// The host, its guest's memory, and everybody who uses it.
+pub(crate) struct ModelHost {
+    pub(crate) physical: Physical,
+    pub(crate) guest: Guest,
+    pub(crate) watch: Watch,
+    pub(crate) others: Others,
+    pub(crate) capabilities: Capabilities,
+    /// Free huge pages.
+    pub(crate) pool: BTreeMap<PageSize, u64>,
+    /// Whether shared memory gets transparent huge pages.
+    pub(crate) thp: bool,
+    /// Guest addresses with no memory behind them, as in a truncated file.
+    pub(crate) holes: BTreeSet<Gpa>,
+    /// The call that fails, counted from 0 over those that can.
+    pub(crate) refuse: Option<u64>,
+    pub(crate) calls: u64,
+    pub(crate) paused: bool,
+    clock: Cell<u64>,
+}
+
+impl ModelHost {
+    /// What every call begins with: time for others, and its failure if it is its turn.
+    fn enter(&mut self) -> Result<(), ModelError> {
+        self.let_others_run();
+        let call = self.calls;
+        self.follow_script(call);
+        self.calls += 1;
+        if self.refuse == Some(call) || self.others.refuses() {
+            let source = io::ErrorKind::OutOfMemory.into();
+            return Err(ModelError::Refused { call, source });
+        }
+        Ok(())
+    }
+
+    /// What every call ends with, failed or not.
+    fn leave<T>(&mut self, result: T) -> T {
+        self.let_others_run();
+        self.reap();
+        self.watch.check(&self.guest, &self.physical);
+        result
+    }
+
+    /// Takes back the huge pages of stages that were dropped.
+    fn reap(&mut self) {
+        let (alive, dropped) = std::mem::take(&mut self.watch.staged)
+            .into_iter()
+            .partition(|one| one.alive.strong_count() > 0);
+        self.watch.staged = alive;
+        let dropped: Vec<Staged> = dropped;
+        for one in dropped {
+            for kind in self.physical.object(one.object).kinds().to_vec() {
+                self.give_back(kind);
+            }
+        }
+    }
+
+    fn give_back(&mut self, kind: Kind) {
+        if kind.backing == Backing::Hugetlb {
+            *self.pool.entry(kind.page_size).or_default() += 1;
+        }
+    }
+
+    /// The largest pages to be had for a stretch: from the pool of the size, else transparent
+    /// ones, else small ones.
+    fn take_pages(&mut self, size: PageSize) -> Kind {
+        match self.pool.get_mut(&size) {
+            Some(free) if *free > 0 => {
+                *free -= 1;
+                Kind {
+                    backing: Backing::Hugetlb,
+                    page_size: size,
+                }
+            }
+            _ => Kind {
+                backing: Backing::Shmem,
+                page_size: if self.thp { size } else { PageSize::SIZE_4K },
+            },
+        }
+    }
+
+    /// A rule of the host's contract.
+    fn require(&mut self, kept: bool, what: &'static str) {
+        if !kept {
+            self.watch.broken(Violation::OutOfOrder { what });
+        }
+    }
+
+    fn needs_claim(&mut self, page: GpaRange) {
+        let claimed = self.watch.claimed == Some(page);
+        self.require(claimed, "a page is worked on that is not claimed");
+    }
+
+    fn read_into(
+        &mut self,
+        stage: &ModelStage,
+        offset: u64,
+        len: u64,
+    ) -> Result<Salvaged, ModelError> {
+        let number = index(offset / FRAME_SIZE);
+        let count = index(len.div_ceil(FRAME_SIZE));
+        let from = stage.sources().ok_or(ModelError::NoFileView)?;
+        let (from, to) = (&from[number..][..count], &stage.places()[number..][..count]);
+        if !self.physical.has_file_view(from[0]) {
+            return Err(ModelError::NoFileView);
+        }
+        if self.physical.frame(to[0]).faults() {
+            return Err(ModelError::StageFailed);
+        }
+        if self.physical.is_unreadable(from[0]) {
+            return Ok(Salvaged::Unreadable);
+        }
+        let stops = |(from, to): (&Place, &Place)| {
+            self.physical.is_unreadable(*from) || self.physical.frame(*to).faults()
+        };
+        let readable = from.iter().zip(to).position(stops).unwrap_or(count);
+        let start = offset - offset % FRAME_SIZE;
+        let mut end = start + readable as u64 * FRAME_SIZE;
+        end = offset + self.others.shorten(end - offset);
+        for (n, (from, to)) in (1..).zip(from.iter().zip(to)) {
+            // A frame of which only the first part came is not what was written.
+            let word = self.physical.frame(*from).word;
+            let copied = match start + n * FRAME_SIZE {
+                behind if behind <= end => word,
+                behind if behind < end + FRAME_SIZE => !word,
+                _ => break,
+            };
+            self.physical.frame_mut(*to).word = copied;
+        }
+        Ok(Salvaged::Bytes(end - offset))
+    }
+
+    /// Marks one frame of a stage, which then has to consist of small pages there.
+    pub(crate) fn mark(&mut self, stage: &ModelStage, gpa: Gpa) -> Result<(), ModelError> {
+        let offset = stage.page.offset_of(gpa);
+        let frame = index(offset.expect("lost frames lie in the page") / FRAME_SIZE);
+        let object = self.physical.object(stage.object);
+        let kind = object.split(frame).ok_or(ModelError::StageFailed)?;
+        self.give_back(kind);
+        self.physical.frame_mut(stage.places()[frame]).marked = true;
+        Ok(())
+    }
+}
+
+impl Host for ModelHost {
+    type Stage = ModelStage;
+    type Error = ModelError;
+
+    fn now(&self) -> Timestamp {
+        self.clock.set(self.clock.get() + 1);
+        crate::at(self.clock.get())
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        self.capabilities
+    }
+
+    fn examine(&mut self, fault: &Fault, gpa: Gpa) -> Condition {
+        self.let_others_run();
+        let kept = self.physical.keeps(self.guest.cell(gpa).place);
+        let harmless = !kept || fault.evidence == Evidence::AddressError;
+        self.require(harmless, "a look at a kept page consumes the error again");
+        let faults = self.guest.load(&self.physical, gpa).is_none();
+        let condition = if self.holes.contains(&gpa.frame()) {
+            Condition::Foreign
+        } else if faults {
+            Condition::Poisoned
+        } else {
+            Condition::Readable
+        };
+        self.leave(condition)
+    }
+
+    fn claim(&mut self, page: GpaRange) -> Result<(), ModelError> {
+        self.require(self.watch.claimed.is_none(), "two pages are claimed");
+        let result = self.enter().and_then(|()| self.end_leases(page));
+        if result.is_ok() {
+            self.watch.claimed = Some(page);
+            self.paused = self.others.pausable;
+        }
+        self.leave(result)
+    }
+
+    fn release(&mut self, page: GpaRange) {
+        self.let_others_run();
+        self.needs_claim(page);
+        self.watch.claimed = None;
+        self.paused = false;
+        self.leave(());
+    }
+
+    fn stage(&mut self, target: &Target) -> Result<ModelStage, ModelError> {
+        self.needs_claim(target.page);
+        let right = target.hva == self.guest.hva(target.page.start());
+        self.require(right, "the page is at another host address");
+        let result = self.enter().map(|()| {
+            let (page, largest) = (target.page, target.largest);
+            // Small pages come in one stretch.
+            let stretch = if largest.is_huge() {
+                largest.bytes()
+            } else {
+                page.len()
+            };
+            let kinds = (0..page.len() / stretch).map(|_| self.take_pages(largest));
+            let object = Object::new(page.len() / FRAME_SIZE, kinds.collect());
+            let object = self.physical.add(object);
+            let alive = Rc::new(());
+            self.watch.staged.push(Staged {
+                page,
+                object,
+                alive: Rc::downgrade(&alive),
+            });
+            ModelStage {
+                page,
+                object,
+                source: target.segment.source_of(page.start()),
+                largest,
+                _alive: alive,
+            }
+        });
+        self.leave(result)
+    }
+
+    fn salvage(
+        &mut self,
+        stage: &mut ModelStage,
+        offset: u64,
+        len: u64,
+    ) -> Result<Salvaged, ModelError> {
+        self.needs_claim(stage.page);
+        let result = self
+            .enter()
+            .and_then(|()| self.read_into(stage, offset, len));
+        self.leave(result)
+    }
+
+    fn poison(&mut self, stage: &mut ModelStage, lost: &[GpaRange]) -> Result<(), ModelError> {
+        self.needs_claim(stage.page);
+        let apart = lost.windows(2).all(|pair| pair[0].end() < pair[1].start());
+        self.require(apart, "lost frames are ordered and apart");
+        let mut frames = lost.iter().flat_map(GpaRange::frames);
+        let result = self
+            .enter()
+            .and_then(|()| frames.try_for_each(|gpa| self.mark(stage, gpa)));
+        self.leave(result)
+    }
+
+    fn swap(&mut self, stage: ModelStage) -> Result<Swapped, ModelError> {
+        self.needs_claim(stage.page);
+        let result = self.enter().map(|()| {
+            let (page, object) = (stage.page, stage.object);
+            let reasons = self.physical.object(object).smaller_pages(stage.largest);
+            self.guest.show(page, object);
+            self.watch.staged.retain(|one| one.object != object);
+            self.watch.swapped(&self.guest, page);
+            let segments = self.physical.object(object).segments(page, object);
+            Swapped { segments, reasons }
+        });
+        drop(stage);
+        self.leave(result)
+    }
+
+    fn publish(&mut self, event: &Event) {
+        self.let_others_run();
+        self.watch.hear(&mut self.guest, &self.physical, event);
+        self.leave(());
+    }
+}

@@ -1,0 +1,211 @@
+//! The invariant checker: it sees every call and every event, and the memory after each.
+//!
+//! It knows nothing of how the engine works. It compares what the guest would read with what the
+//! guest wrote, and what was told with what is lost.
+
+use std::rc::Weak;
+
+use pagemend_core::address::{FRAME_SIZE, Gpa, GpaRange};
+use pagemend_core::event::{Event, Step};
+use pagemend_core::fault::Verdict;
+use pagemend_core::ledger::Ledger;
+use pagemend_core::plan::{Action, Reason};
+
+use super::guest::Guest;
+use super::physical::{Physical, Place, index};
+use super::violation::Violation;
+
+/// New memory that was handed out and is not the guest's.
+pub(crate) struct Staged {
+    pub(crate) page: GpaRange,
+    pub(crate) object: u32,
+    /// Ends with the stage that the engine holds.
+    pub(crate) alive: Weak<()>,
+}
+
+/// The fault that is being handled.
+struct Current {
+    page: GpaRange,
+    /// What it showed when the fault came.
+    before: Vec<Place>,
+    /// What it has to show now.
+    shown: Vec<Place>,
+    action: Option<Action>,
+    failed: Option<Reason>,
+}
+
+/// What was seen so far.
+#[derive(Default)]
+pub(crate) struct Watch {
+    pub(crate) violations: Vec<Violation>,
+    pub(crate) events: Vec<Event>,
+    pub(crate) claimed: Option<GpaRange>,
+    pub(crate) staged: Vec<Staged>,
+    current: Option<Current>,
+    told: u64,
+}
+
+impl Watch {
+    pub(crate) fn broken(&mut self, violation: Violation) {
+        self.violations.push(violation);
+    }
+
+    /// The page that the engine is working on.
+    pub(crate) fn page(&self) -> Option<GpaRange> {
+        self.current.as_ref().map(|current| current.page)
+    }
+
+    /// What has to hold at any time.
+    pub(crate) fn check(&mut self, guest: &Guest, physical: &Physical) {
+        if let Some((gpa, read)) = guest.first_wrong(physical) {
+            let truth = guest.cell(gpa).truth;
+            self.broken(Violation::SilentCorruption { gpa, read, truth });
+        }
+        if let Some(current) = &self.current
+            && !guest.shows(current.page, &current.shown)
+        {
+            let page = current.page;
+            self.broken(Violation::HalfDone { page });
+        }
+        let claimed = self.claimed;
+        if self.staged.iter().any(|one| Some(one.page) != claimed) {
+            let what = "memory is staged for a page that is not claimed";
+            self.broken(Violation::OutOfOrder { what });
+        }
+    }
+
+    /// The host swapped `page`, as the engine asked it to.
+    pub(crate) fn swapped(&mut self, guest: &Guest, page: GpaRange) {
+        if guest.consumers(page.start()).iter().any(|one| !one.follows) {
+            self.broken(Violation::TwoViews { page });
+        }
+        if let Some(current) = &mut self.current {
+            current.shown = guest.places(page);
+        }
+    }
+
+    /// An event, as every listener gets it.
+    pub(crate) fn hear(&mut self, guest: &mut Guest, physical: &Physical, event: &Event) {
+        let page = event.page;
+        match &event.step {
+            Step::Fault { .. } => {
+                self.current = Some(Current {
+                    page,
+                    before: guest.places(page),
+                    shown: guest.places(page),
+                    action: None,
+                    failed: None,
+                });
+            }
+            Step::Plan { action, .. } => {
+                if let Some(current) = &mut self.current {
+                    current.action = Some(*action);
+                }
+            }
+            Step::Fail { reason } => {
+                if let Some(current) = &mut self.current {
+                    current.failed = Some(reason.clone());
+                }
+            }
+            Step::Record { lost, lost_bytes } => {
+                let told = self.told;
+                for gpa in lost.iter().flat_map(GpaRange::frames) {
+                    self.tell(guest, physical, gpa);
+                }
+                if *lost_bytes != (self.told - told) * FRAME_SIZE {
+                    let gpa = page.start();
+                    self.broken(Violation::ToldWrongly { gpa });
+                }
+            }
+            done @ Step::Done { .. } => self.finish(guest, physical, done),
+            _ => {}
+        }
+        self.events.push(event.clone());
+    }
+
+    /// Somebody hears that a frame is lost.
+    fn tell(&mut self, guest: &mut Guest, physical: &Physical, gpa: Gpa) {
+        let Some(current) = &self.current else {
+            return self.broken(Violation::ToldWrongly { gpa });
+        };
+        let Some(offset) = current.page.offset_of(gpa) else {
+            return self.broken(Violation::ToldWrongly { gpa });
+        };
+        if guest.cell(gpa).told {
+            return self.broken(Violation::ToldWrongly { gpa });
+        }
+        // Where nothing failed and no policy gives the rest up, only an error loses a frame.
+        let spares = [Action::Mend, Action::Record, Action::Keep].map(Some);
+        let was = current.before[index(offset / FRAME_SIZE)];
+        if current.failed.is_none()
+            && spares.contains(&current.action)
+            && !physical.is_unreadable(was)
+        {
+            self.broken(Violation::HealthyByteLost { gpa });
+        }
+        guest.tell(gpa);
+        self.told += 1;
+    }
+
+    /// The fault was dealt with: all of the page is accounted for.
+    fn finish(&mut self, guest: &Guest, physical: &Physical, done: &Step) {
+        if self.claimed.is_some() {
+            let what = "a page stays claimed";
+            self.broken(Violation::OutOfOrder { what });
+        }
+        if !self.staged.is_empty() {
+            self.broken(Violation::Leak);
+        }
+        // Without a current fault the address was in order or known to be lost.
+        let (
+            Some(current),
+            Step::Done {
+                action, reasons, ..
+            },
+        ) = (self.current.take(), done)
+        else {
+            return;
+        };
+        let page = current.page;
+        let honest = match &current.failed {
+            Some(reason) => *action == Some(Action::Abandon) && reasons.contains(reason),
+            None => *action == current.action,
+        };
+        if !honest {
+            self.broken(Violation::FailureHidden { page });
+        }
+        for (gpa, cell) in page.frames().zip(guest.cells(page)) {
+            let frame = physical.frame(cell.place);
+            match action {
+                Some(Action::Mend) if frame.marked && !cell.told => {
+                    self.broken(Violation::LossNotTold { gpa });
+                }
+                Some(Action::Mend) if frame.faults() && !cell.told && !frame.is_struck() => {
+                    self.broken(Violation::HealthyByteLost { gpa });
+                }
+                Some(Action::Abandon | Action::Discard) if !cell.told => {
+                    self.broken(Violation::LossNotTold { gpa });
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// The one who met the fault is about to go on as `verdict` says.
+    pub(crate) fn answered(&mut self, guest: &Guest, gpa: Gpa, verdict: Verdict) {
+        let told = guest.cell(gpa).told;
+        let honest = match verdict {
+            Verdict::Lost { gpa: lost } => told && lost == gpa.frame(),
+            Verdict::Mended => !told,
+            Verdict::NotOurs => false,
+        };
+        if !honest {
+            self.broken(Violation::LossNotTold { gpa });
+        }
+    }
+
+    /// Whether the ledger holds what was told, no more and no less.
+    pub(crate) fn agrees_with(&self, guest: &Guest, ledger: &Ledger) -> bool {
+        ledger.len() == self.told && ledger.iter().all(|lost| guest.cell(lost).told)
+    }
+}
