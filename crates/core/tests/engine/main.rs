@@ -8,6 +8,7 @@ mod bad_luck;
 mod claims;
 mod failures;
 mod model;
+mod sabotage;
 mod schedules;
 
 use pagemend_core::time::Timestamp;
