@@ -10,7 +10,7 @@
 
 use crate::address::{FRAME_SIZE, Gpa, GpaRange, PageSize};
 use crate::event::{Event, SCHEMA, Step, Totals};
-use crate::fault::{Condition, Fault, Verdict};
+use crate::fault::{Condition, Evidence, Fault, Verdict};
 use crate::host::{Host, Salvaged, Swapped, Target};
 use crate::ledger::{Cause, Ledger, RecipientId};
 use crate::map::{MapError, MemoryMap, Region};
@@ -147,8 +147,8 @@ impl<H: Host> Mender<H> {
             return self.answer(&mut job, None, vec![]);
         }
         // A page that the kernel keeps mapped must not be looked at: the look would consume the
-        // error once more.
-        if plan.action != Action::Keep {
+        // error once more. But such a kernel calls a memory failure by its name.
+        if plan.action != Action::Keep || fault.evidence == Evidence::AddressError {
             match self.host.examine(&fault, gpa) {
                 Condition::Poisoned => {}
                 Condition::Readable => {

@@ -237,6 +237,7 @@ fn a_fault_outside_guest_memory_is_not_ours() {
 fn an_address_error_without_a_memory_failure_is_not_ours() {
     for policy in Policy::ALL {
         let mut vm = with_policy(policy);
+        vm.allow_keep();
         let gpa = vm.gpa(700);
         vm.model_mut().holes.insert(gpa);
         let fault = Fault {
