@@ -58,13 +58,19 @@ struct Salvage {
 }
 
 impl<H: Host> Mender<H> {
-    /// A mender for a guest without memory yet.
-    pub fn new(host: H) -> Self {
+    /// A mender for a guest without memory yet. The ledger notes that each of `recipients` was
+    /// told of a loss once the host's [`publish`](Host::publish) of it has returned.
+    pub fn new<'a>(host: H, recipients: impl IntoIterator<Item = &'a str>) -> Self {
+        let mut ledger = Ledger::new();
+        let recipients = recipients
+            .into_iter()
+            .map(|name| ledger.register(name))
+            .collect();
         Self {
             host,
             map: MemoryMap::new(),
-            ledger: Ledger::new(),
-            recipients: vec![],
+            ledger,
+            recipients,
             totals: Totals::default(),
         }
     }
@@ -72,15 +78,6 @@ impl<H: Host> Mender<H> {
     /// Adds a region of guest memory.
     pub fn add_region(&mut self, region: Region) -> Result<(), MapError> {
         self.map.add(region)
-    }
-
-    /// Has the ledger note that `name` was told of each loss, once the host's
-    /// [`publish`](Host::publish) has returned.
-    pub fn add_recipient(&mut self, name: &str) {
-        let recipient = self.ledger.register(name);
-        if !self.recipients.contains(&recipient) {
-            self.recipients.push(recipient);
-        }
     }
 
     /// The guest's memory as it is now.

@@ -10,6 +10,7 @@ use pagemend_core::ledger::Cause;
 use pagemend_core::map::{Backing, FileId, Segment, Source};
 use pagemend_core::plan::{Action, Reason};
 use pagemend_core::policy::Policy;
+use pagemend_core::time::Timestamp;
 use serde_json::Value;
 
 const DOCUMENT: &str = include_str!("../../../docs/events.md");
@@ -84,8 +85,7 @@ fn events() -> Vec<Event> {
     let event = |(number, step): (u64, Step)| Event {
         schema: SCHEMA,
         fault: 1,
-        time: serde_json::from_value((1_790_000_000_000_000_000 + number * 80_000).into())
-            .expect("a timestamp is a number"),
+        time: Timestamp::from_nanos(1_790_000_000_000_000_000 + number * 80_000),
         duration_ns: 79_000,
         page: range(0x4000_0000, 2 << 20),
         step,

@@ -10,10 +10,3 @@ mod failures;
 mod model;
 mod sabotage;
 mod schedules;
-
-use pagemend_core::time::Timestamp;
-
-/// The point `nanos` nanoseconds after the epoch.
-fn at(nanos: u64) -> Timestamp {
-    serde_json::from_value(nanos.into()).expect("a timestamp is a number")
-}

@@ -186,7 +186,7 @@ impl Builder {
             looking_glass: LookingGlass::new().map_err(call("opening a pipe"))?,
             bounce: None,
         };
-        let mut mender = Mender::new(host);
+        let mut mender = Mender::new(host, names.iter().map(String::as_str));
         let mut leases = Leases::default();
         let mut memory = vec![];
         for mut config in self.regions {
@@ -195,9 +195,6 @@ impl Builder {
             leases.add_region(region.gpa, region.page_size);
             mender.add_region(region)?;
             mender.host_mut().regions.extend(facts);
-        }
-        for name in &names {
-            mender.add_recipient(name);
         }
         let leases = Arc::new(leases);
         mender.host_mut().leases = Arc::clone(&leases);

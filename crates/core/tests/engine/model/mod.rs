@@ -226,7 +226,7 @@ impl Host for ModelHost {
 
     fn now(&self) -> Timestamp {
         self.clock.set(self.clock.get() + 1);
-        crate::at(self.clock.get())
+        Timestamp::from_nanos(self.clock.get())
     }
 
     fn capabilities(&self) -> Capabilities {

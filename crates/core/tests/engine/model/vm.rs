@@ -114,7 +114,7 @@ impl<H: Modelled> Vm<H> {
             paused: false,
             clock: 0.into(),
         };
-        let mut mender = Mender::new(host(model));
+        let mut mender = Mender::new(host(model), ["guest"]);
         for region in regions {
             mender.add_region(region).expect("the regions are apart");
         }
