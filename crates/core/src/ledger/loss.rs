@@ -13,7 +13,7 @@ use crate::{
 /// How a loss was noticed: the kernel's two kinds of memory-failure signal
 /// (`include/uapi/asm-generic/siginfo.h`).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(rename_all = "kebab-case")]
 pub enum Cause {
     /// Somebody touched it: `BUS_MCEERR_AR`.
     ActionRequired,
