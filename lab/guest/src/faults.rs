@@ -117,7 +117,7 @@ extern "C" fn handler(signal: i32, info: *mut libc::siginfo_t, context: *mut lib
     // SAFETY: the context is the kernel's.
     if unsafe { arch::skip_probe(context) } || EXPECTING.get() {
         CAUGHT.set(Some(fault));
-    } else if !gate::hold() {
+    } else if code != libc::BUS_MCEERR_AR || !gate::hold() {
         // Nobody expects this one: let it kill, as it would have.
         // SAFETY: resetting a signal to its default is allowed in a handler.
         unsafe { libc::signal(signal, libc::SIG_DFL) };

@@ -15,7 +15,12 @@ pub(crate) fn word(offset: usize) -> u64 {
 
 /// Fills memory with its pattern.
 pub(crate) fn fill(base: usize, len: usize) {
-    for offset in (0..len).step_by(8) {
+    fill_range(base, 0..len);
+}
+
+/// Fills a part of memory with the pattern that starts at `base`.
+pub(crate) fn fill_range(base: usize, range: Range<usize>) {
+    for offset in range.step_by(8) {
         // SAFETY: callers pass a mapping of theirs that is writable and not poisoned; a fault would end the scenario.
         unsafe { ((base + offset) as *mut u64).write_volatile(word(offset)) };
     }

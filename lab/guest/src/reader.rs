@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 
-/// The thread. It ends when this is dropped.
+/// The thread. Dropped without [`Reader::finish`], which is when the scenario failed and the thread may wait for ever, it is left to the end of the process.
 pub(crate) struct Reader {
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
@@ -47,17 +47,12 @@ impl Reader {
         }
     }
 
-    /// Reads that gave something else than was written.
-    pub(crate) fn wrong(&self) -> u64 {
-        self.shared.wrong.load(Ordering::Relaxed)
-    }
-}
-
-impl Drop for Reader {
-    fn drop(&mut self) {
+    /// Ends it, and gives the number of reads that gave something else than was written.
+    pub(crate) fn finish(mut self) -> u64 {
         self.shared.stop.store(true, Ordering::Relaxed);
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
+        self.shared.wrong.load(Ordering::Relaxed)
     }
 }

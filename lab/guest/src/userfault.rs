@@ -34,7 +34,7 @@ struct Register {
     ioctls: u64,
 }
 
-/// `uffdio_continue` and `uffdio_poison` have the same form.
+/// `uffdio_continue`, `uffdio_zeropage` and `uffdio_poison` have the same form.
 #[repr(C)]
 struct Fill {
     start: u64,
@@ -53,6 +53,8 @@ const UFFDIO_REGISTER: u64 = request::<Register>(0x00);
 const UFFDIO_CONTINUE: u64 = request::<Fill>(0x07);
 const UFFDIO_POISON: u64 = request::<Fill>(0x08);
 const _: () = assert!(UFFDIO_API == 0xc018_aa3f && UFFDIO_REGISTER == 0xc020_aa00);
+const UFFDIO_ZEROPAGE: u64 = request::<Fill>(0x04);
+const _: () = assert!(UFFDIO_ZEROPAGE == 0xc020_aa04);
 const _: () = assert!(UFFDIO_CONTINUE == 0xc020_aa07 && UFFDIO_POISON == 0xc020_aa08);
 
 /// An open descriptor.
@@ -86,12 +88,21 @@ impl Userfault {
         Ok(userfault)
     }
 
-    /// Registers a range for missing and minor faults.
+    /// Registers a range of shared memory for missing and minor faults.
     pub(crate) fn register(&self, range: Range<usize>) -> io::Result<()> {
+        self.register_for(REGISTER_MODE_MISSING | REGISTER_MODE_MINOR, range)
+    }
+
+    /// Registers a range for missing faults, which is all that anonymous memory has.
+    pub(crate) fn register_missing(&self, range: Range<usize>) -> io::Result<()> {
+        self.register_for(REGISTER_MODE_MISSING, range)
+    }
+
+    fn register_for(&self, mode: u64, range: Range<usize>) -> io::Result<()> {
         let mut register = Register {
             start: range.start as u64,
             len: range.len() as u64,
-            mode: REGISTER_MODE_MISSING | REGISTER_MODE_MINOR,
+            mode,
             ioctls: 0,
         };
         self.ioctl(UFFDIO_REGISTER, &mut register)
@@ -105,6 +116,11 @@ impl Userfault {
     /// Makes every touch there fail.
     pub(crate) fn poison(&self, range: Range<usize>) -> io::Result<()> {
         self.fill(UFFDIO_POISON, range)
+    }
+
+    /// Maps zeros there.
+    pub(crate) fn zero(&self, range: Range<usize>) -> io::Result<()> {
+        self.fill(UFFDIO_ZEROPAGE, range)
     }
 
     fn fill(&self, request: u64, range: Range<usize>) -> io::Result<()> {
