@@ -54,6 +54,7 @@ pub(crate) type Touch = Result<u64, Fault>;
 thread_local! {
     static CAUGHT: Cell<Option<Fault>> = const { Cell::new(None) };
     static EXPECTING: Cell<bool> = const { Cell::new(false) };
+    static FIRST: Cell<Option<Fault>> = const { Cell::new(None) };
 }
 
 /// Catches SIGBUS and SIGSEGV from here on.
@@ -99,6 +100,21 @@ pub(crate) fn catching<T>(action: impl FnOnce() -> T) -> (T, Option<Fault>) {
     (result, CAUGHT.take())
 }
 
+/// Reads the word at an address again and again until a signal comes, by the reading or otherwise, and gives the first.
+pub(crate) fn load_until_signal(address: usize) -> Fault {
+    FIRST.set(None);
+    EXPECTING.set(true);
+    let fault = loop {
+        // SAFETY: as in `load`.
+        unsafe { arch::pagemend_lab_load(address) };
+        if let Some(fault) = FIRST.get() {
+            break fault;
+        }
+    };
+    EXPECTING.set(false);
+    fault
+}
+
 extern "C" fn handler(signal: i32, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
     // SAFETY: the kernel hands a siginfo that is valid while the handler runs; si_addr is set for these signals.
     let (code, address) = unsafe { ((*info).si_code, (*info).si_addr() as usize) };
@@ -117,6 +133,7 @@ extern "C" fn handler(signal: i32, info: *mut libc::siginfo_t, context: *mut lib
     // SAFETY: the context is the kernel's.
     if unsafe { arch::skip_probe(context) } || EXPECTING.get() {
         CAUGHT.set(Some(fault));
+        FIRST.set(FIRST.get().or(Some(fault)));
     } else if code != libc::BUS_MCEERR_AR || !gate::hold() {
         // Nobody expects this one: let it kill, as it would have.
         // SAFETY: resetting a signal to its default is allowed in a handler.

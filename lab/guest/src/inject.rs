@@ -1,10 +1,14 @@
 //! The ways to break memory.
 
 use crate::faults::{self, Fault};
+use crate::kernel_log::KernelLog;
+use crate::trial::Trial;
 use crate::{memory, pages};
 use anyhow::{Context, Result};
+use pagemend_lab_protocol::MachineCheck;
 use std::fs;
 use std::io;
+use std::sync::mpsc;
 
 /// `madvise(MADV_HWPOISON)` on the 4 KiB at an address: as if this thread had touched a bad byte. Gives the signal that came with it.
 pub(crate) fn madvise(address: usize) -> (io::Result<()>, Option<Fault>) {
@@ -34,4 +38,61 @@ pub(crate) fn corrupt_frame(frame: u64) -> Result<()> {
         format!("{frame:#x}"),
     )
     .with_context(|| format!("cannot corrupt frame {frame:#x} (is hwpoison-inject loaded?)"))
+}
+
+/// `madvise(MADV_SOFT_OFFLINE)` on the 4 KiB at an address: corrected errors were too many, take it out of use with its contents moved.
+pub(crate) fn soft_offline(address: usize) -> io::Result<()> {
+    /// `MADV_SOFT_OFFLINE`.
+    const SOFT_OFFLINE: i32 = 101;
+    memory::advise(address, memory::KIB_4, SOFT_OFFLINE)
+}
+
+/// Physical address of the error inside its page: machine checks are about cache lines.
+const LINE: u64 = 0x240;
+
+/// The machine check of a memory scrubber that found an uncorrectable error in a page frame, as Intel processors report it. Returns when the kernel has dealt with it.
+pub(crate) fn scrubber(t: &mut Trial, frame: u64) -> Result<()> {
+    let mut log = KernelLog::from_now()?;
+    t.raise(MachineCheck {
+        cpu: 0,
+        // Valid, uncorrected, enabled, with address and details, signalled, no action required; memory scrubbing error.
+        status: 0xbd00_0000_0000_00c0,
+        // Can go on where it was interrupted; a machine check is in progress.
+        mcg_status: 0x5,
+        address: frame * 4096 + LINE,
+        misc: 0x8c,
+        broadcast: true,
+    })?;
+    log.wait_for("recovery action for", t.deadline())?;
+    Ok(())
+}
+
+/// The machine check of a load from a bad page frame, raised in a thread that is busy reading it. Gives the signal that the thread gets.
+pub(crate) fn load_error(t: &mut Trial, address: usize, frame: u64) -> Result<Fault> {
+    /// The processor that reads; the other one has the rest to do.
+    const CPU: u32 = 1;
+    let (ready, is_ready) = mpsc::channel();
+    let reader = std::thread::spawn(move || {
+        let mut cpus = rustix::thread::CpuSet::new();
+        cpus.set(CPU as usize);
+        let _ = ready.send(rustix::thread::sched_setaffinity(None, &cpus));
+        faults::load_until_signal(address)
+    });
+    is_ready
+        .recv()
+        .context("the reading thread died")?
+        .context("cannot keep the reading thread on its processor")?;
+    t.raise(MachineCheck {
+        cpu: CPU,
+        // As the scrubber's, with action required; data load error.
+        status: 0xbd80_0000_0000_0134,
+        // The instruction pointer belongs to the error as well.
+        mcg_status: 0x7,
+        address: frame * 4096 + LINE,
+        misc: 0x8c,
+        broadcast: true,
+    })?;
+    reader
+        .join()
+        .map_err(|_| anyhow::anyhow!("the reading thread panicked"))
 }

@@ -1,6 +1,7 @@
 //! The lab's init program. It is the only program in its machine: as process 1 it sets the machine up and talks to the host; started again with `run NAME` it is one scenario, so that a scenario may die; with `list`, on any machine, it says what it can do.
 
 mod arch;
+mod backing;
 mod channel;
 mod early_kill;
 mod faults;

@@ -37,6 +37,32 @@ pub(crate) fn tell_read(file: &OwnedFd, offset: usize) -> String {
     }
 }
 
+/// How many of a file's pages of 4 KiB can be read, and whether all of them read as written.
+pub(crate) fn readable(file: &OwnedFd, len: usize) -> Result<String> {
+    /// Large reads: each one looks through the rest of a poisoned huge page.
+    const AT_ONCE: usize = 64 << 20;
+    let mut buffer = vec![0u64; AT_ONCE.min(len) / 8];
+    let (mut lost, mut wrong) = (0, 0);
+    for start in (0..len).step_by(AT_ONCE) {
+        let range = start..len.min(start + AT_ONCE);
+        let missing = salvage(file, range.clone(), buffer.as_mut_ptr() as usize)?;
+        lost += missing.len();
+        for page in range.step_by(KIB_4).filter(|page| !missing.contains(page)) {
+            let words = &buffer[(page - start) / 8..][..KIB_4 / 8];
+            let as_written = words
+                .iter()
+                .zip((page..).step_by(8))
+                .all(|(found, offset)| *found == crate::pattern::word(offset));
+            wrong += usize::from(!as_written);
+        }
+    }
+    let pages = len / KIB_4;
+    Ok(match wrong {
+        0 => format!("{} of {pages}", pages - lost),
+        _ => format!("{} of {pages}, {wrong} wrong", pages - lost),
+    })
+}
+
 fn read_at(file: &OwnedFd, offset: usize, len: usize, target: usize) -> io::Result<usize> {
     // SAFETY: callers pass memory that is theirs to overwrite, a mapping of the scenario or a buffer, of at least `len` bytes.
     let read = unsafe { libc::pread(file.as_raw_fd(), target as *mut _, len, offset as i64) };
