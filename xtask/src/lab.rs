@@ -99,7 +99,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<ExitCode> {
         write_json(path, &reports)?;
     }
     if arguments.table {
-        for path in write_tables(&workspace.join("docs"), &reports)? {
+        for path in write_tables(&workspace.join("docs"), &list(&options)?, &reports)? {
             println!("wrote {}", path.display());
         }
     }

@@ -10,7 +10,7 @@ use std::thread::JoinHandle;
 
 /// The thread. It looks for signals when asked, since a signalfd shows a thread its own.
 pub(crate) struct EarlyKill {
-    ask: Option<Sender<i32>>,
+    ask: Option<Sender<()>>,
     answer: Receiver<Option<Fault>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -24,8 +24,8 @@ impl EarlyKill {
         let thread = std::thread::spawn(move || match listen() {
             Ok(file) => {
                 let _ = ready.send(Ok(()));
-                for timeout in asked {
-                    let _ = tell.send(next(&file, timeout));
+                for () in asked {
+                    let _ = tell.send(next(&file));
                 }
             }
             Err(error) => {
@@ -45,16 +45,7 @@ impl EarlyKill {
 
     /// The next thing that it was told, if there is one now.
     pub(crate) fn told(&self) -> Option<Fault> {
-        self.look(0)
-    }
-
-    /// The next thing that it is told. Waits for it, so only for what is sure to come; the scenario's time limit ends a wait in vain.
-    pub(crate) fn wait(&self) -> Option<Fault> {
-        self.look(-1)
-    }
-
-    fn look(&self, timeout: i32) -> Option<Fault> {
-        self.ask.as_ref()?.send(timeout).ok()?;
+        self.ask.as_ref()?.send(()).ok()?;
         self.answer.recv().ok()?
     }
 }
@@ -83,14 +74,10 @@ pub(crate) fn listen() -> io::Result<OwnedFd> {
     if early != 0 {
         return Err(io::Error::last_os_error());
     }
-    let mut set = MaybeUninit::<libc::sigset_t>::uninit();
-    // SAFETY: sigemptyset initialises the set that the other calls read.
-    let file = unsafe {
-        libc::sigemptyset(set.as_mut_ptr());
-        libc::sigaddset(set.as_mut_ptr(), libc::SIGBUS);
-        libc::pthread_sigmask(libc::SIG_BLOCK, set.as_ptr(), std::ptr::null_mut());
-        libc::signalfd(-1, set.as_ptr(), libc::SFD_CLOEXEC | libc::SFD_NONBLOCK)
-    };
+    let set = mask(libc::SIG_BLOCK);
+    // SAFETY: the set is only read.
+    let file =
+        unsafe { libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) };
     if file < 0 {
         return Err(io::Error::last_os_error());
     }
@@ -98,20 +85,32 @@ pub(crate) fn listen() -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(file) })
 }
 
-/// The next signal of this thread; waits so many milliseconds for it, without end if negative.
-pub(crate) fn next(file: &OwnedFd, timeout: i32) -> Option<Fault> {
-    let mut poll = libc::pollfd {
-        fd: file.as_raw_fd(),
-        events: libc::POLLIN,
-        revents: 0,
-    };
+/// Does something with SIGBUS let through to the handler. What was told before must have been taken.
+pub(crate) fn unblocked<T>(action: impl FnOnce() -> T) -> T {
+    mask(libc::SIG_UNBLOCK);
+    let result = action();
+    mask(libc::SIG_BLOCK);
+    result
+}
+
+/// Blocks or unblocks SIGBUS in this thread, and gives the set that it is in.
+fn mask(how: i32) -> libc::sigset_t {
+    let mut set = MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: sigemptyset initialises the set that the other calls read.
+    unsafe {
+        libc::sigemptyset(set.as_mut_ptr());
+        libc::sigaddset(set.as_mut_ptr(), libc::SIGBUS);
+        libc::pthread_sigmask(how, set.as_ptr(), std::ptr::null_mut());
+        set.assume_init()
+    }
+}
+
+/// The next signal of this thread, if there is one now.
+pub(crate) fn next(file: &OwnedFd) -> Option<Fault> {
     let mut info = MaybeUninit::<libc::signalfd_siginfo>::uninit();
     let size = size_of::<libc::signalfd_siginfo>();
-    // SAFETY: poll gets one entry; read gets a buffer of its size.
-    let read = unsafe {
-        libc::poll(&raw mut poll, 1, timeout);
-        libc::read(file.as_raw_fd(), info.as_mut_ptr().cast(), size)
-    };
+    // SAFETY: read gets a buffer of its size.
+    let read = unsafe { libc::read(file.as_raw_fd(), info.as_mut_ptr().cast(), size) };
     if read != size as isize {
         return None;
     }

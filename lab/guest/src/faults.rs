@@ -4,6 +4,7 @@ use crate::{arch, gate};
 use std::cell::Cell;
 use std::fmt;
 use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// A signal about memory.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -100,13 +101,14 @@ pub(crate) fn catching<T>(action: impl FnOnce() -> T) -> (T, Option<Fault>) {
     (result, CAUGHT.take())
 }
 
-/// Reads the word at an address again and again until a signal comes, by the reading or otherwise, and gives the first.
-pub(crate) fn load_until_signal(address: usize) -> Fault {
+/// Reads the word at an address again and again until a signal comes, by the reading or otherwise, and gives the first. Counts its loads.
+pub(crate) fn load_until_signal(address: usize, loads: &AtomicU64) -> Fault {
     FIRST.set(None);
     EXPECTING.set(true);
     let fault = loop {
         // SAFETY: as in `load`.
         unsafe { arch::pagemend_lab_load(address) };
+        loads.fetch_add(1, Ordering::Relaxed);
         if let Some(fault) = FIRST.get() {
             break fault;
         }

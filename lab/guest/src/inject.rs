@@ -8,7 +8,8 @@ use anyhow::{Context, Result};
 use pagemend_lab_protocol::MachineCheck;
 use std::fs;
 use std::io;
-use std::sync::mpsc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// `madvise(MADV_HWPOISON)` on the 4 KiB at an address: as if this thread had touched a bad byte. Gives the signal that came with it.
 pub(crate) fn madvise(address: usize) -> (io::Result<()>, Option<Fault>) {
@@ -27,17 +28,17 @@ pub(crate) fn madvise_in_use(address: usize) -> Result<&'static str> {
 /// A scrubber's find in the page frame behind an address, which must be mapped and present. Gives the frame.
 pub(crate) fn corrupt(address: usize) -> Result<u64> {
     let frame = pages::frame(address)?.context("nothing is mapped there to corrupt")?;
-    corrupt_frame(frame)?;
+    corrupt_frame(frame)
+        .with_context(|| format!("cannot corrupt frame {frame:#x} (is hwpoison-inject loaded?)"))?;
     Ok(frame)
 }
 
 /// A scrubber's find in a page frame. When it returns, the kernel has dealt with it.
-pub(crate) fn corrupt_frame(frame: u64) -> Result<()> {
+pub(crate) fn corrupt_frame(frame: u64) -> io::Result<()> {
     fs::write(
         "/sys/kernel/debug/hwpoison/corrupt-pfn",
         format!("{frame:#x}"),
     )
-    .with_context(|| format!("cannot corrupt frame {frame:#x} (is hwpoison-inject loaded?)"))
 }
 
 /// `madvise(MADV_SOFT_OFFLINE)` on the 4 KiB at an address: corrected errors were too many, take it out of use with its contents moved.
@@ -71,17 +72,17 @@ pub(crate) fn scrubber(t: &mut Trial, frame: u64) -> Result<()> {
 pub(crate) fn load_error(t: &mut Trial, address: usize, frame: u64) -> Result<Fault> {
     /// The processor that reads; the other one has the rest to do.
     const CPU: u32 = 1;
-    let (ready, is_ready) = mpsc::channel();
+    keep_on(0)?;
+    let loads = Arc::new(AtomicU64::new(0));
+    let theirs = Arc::clone(&loads);
     let reader = std::thread::spawn(move || {
-        let mut cpus = rustix::thread::CpuSet::new();
-        cpus.set(CPU as usize);
-        let _ = ready.send(rustix::thread::sched_setaffinity(None, &cpus));
-        faults::load_until_signal(address)
+        keep_on(CPU as usize)?;
+        Ok::<_, anyhow::Error>(faults::load_until_signal(address, &theirs))
     });
-    is_ready
-        .recv()
-        .context("the reading thread died")?
-        .context("cannot keep the reading thread on its processor")?;
+    // Well into its loop: a load's machine check that meets the kernel is one that the kernel cannot survive.
+    while loads.load(Ordering::Relaxed) < 100_000 && !reader.is_finished() {
+        std::thread::yield_now();
+    }
     t.raise(MachineCheck {
         cpu: CPU,
         // As the scrubber's, with action required; data load error.
@@ -94,5 +95,13 @@ pub(crate) fn load_error(t: &mut Trial, address: usize, frame: u64) -> Result<Fa
     })?;
     reader
         .join()
-        .map_err(|_| anyhow::anyhow!("the reading thread panicked"))
+        .map_err(|_| anyhow::anyhow!("the reading thread panicked"))?
+}
+
+/// Keeps this thread on a processor.
+fn keep_on(cpu: usize) -> Result<()> {
+    let mut cpus = rustix::thread::CpuSet::new();
+    cpus.set(cpu);
+    rustix::thread::sched_setaffinity(None, &cpus)
+        .with_context(|| format!("cannot keep a thread on processor {cpu}"))
 }

@@ -4,10 +4,13 @@ use crate::trial::Trial;
 use anyhow::Result;
 use pagemend_lab_protocol::ScenarioInfo;
 
+/// What a scenario does. An error ends it, as a failure or as a skip.
+type Run = Box<dyn Fn(&mut Trial) -> Result<()>>;
+
 /// A scenario: what it says of itself, and what it does.
 pub(crate) struct Scenario {
     pub(crate) info: ScenarioInfo,
-    pub(crate) run: Box<dyn Fn(&mut Trial) -> Result<()>>,
+    pub(crate) run: Run,
 }
 
 /// A function that yields scenarios: one, or a whole matrix.

@@ -24,19 +24,6 @@ pub(crate) fn salvage(file: &OwnedFd, range: Range<usize>, target: usize) -> Res
     Ok(lost)
 }
 
-/// What reading the 4 KiB at an offset gives, in words.
-pub(crate) fn tell_read(file: &OwnedFd, offset: usize) -> String {
-    let mut page = vec![0u64; KIB_4 / 8];
-    match read_at(file, offset, KIB_4, page.as_mut_ptr() as usize) {
-        Ok(KIB_4) => crate::pattern::tell(Ok(page[0]), offset),
-        Ok(short) => format!("{short} bytes"),
-        Err(error) => match error.raw_os_error() {
-            Some(libc::EIO) => "EIO".into(),
-            _ => error.to_string(),
-        },
-    }
-}
-
 /// How many of a file's pages of 4 KiB can be read, and whether all of them read as written.
 pub(crate) fn readable(file: &OwnedFd, len: usize) -> Result<String> {
     /// Large reads: each one looks through the rest of a poisoned huge page.

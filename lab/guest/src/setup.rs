@@ -2,8 +2,11 @@
 
 use pagemend_lab_protocol::Needs;
 use rustix::fs::Mode;
+use rustix::io::Errno;
 use rustix::mount::{MountFlags, mount};
+use std::fmt::Display;
 use std::fs;
+use std::path::Path;
 
 /// Where the host puts the modules, in the order of loading.
 const MODULES: &str = "/modules";
@@ -49,18 +52,21 @@ fn modules() -> Vec<String> {
     };
     let mut paths: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
     paths.sort();
-    paths
-        .iter()
-        .filter_map(|path| {
-            let done = fs::File::open(path)
-                .map_err(|error| error.to_string())
-                .and_then(|file| {
-                    rustix::system::finit_module(&file, c"", 0).map_err(|error| error.to_string())
-                });
-            done.err()
-                .map(|error| format!("cannot load {}: {error}", path.display()))
-        })
-        .collect()
+    paths.iter().filter_map(|path| load(path)).collect()
+}
+
+/// Loads a module and says why not.
+fn load(path: &Path) -> Option<String> {
+    let trouble = |error: &dyn Display| Some(format!("cannot load {}: {error}", path.display()));
+    let file = match fs::File::open(path) {
+        Ok(file) => file,
+        Err(error) => return trouble(&error),
+    };
+    match rustix::system::finit_module(&file, c"", 0) {
+        // Not supported: a module for another processor than this machine's.
+        Ok(()) | Err(Errno::OPNOTSUPP) => None,
+        Err(error) => trouble(&error),
+    }
 }
 
 /// Puts the pool of 2 MiB pages to exactly as many free pages as the scenario wants. Those that earlier scenarios lost stay counted, so they are added.

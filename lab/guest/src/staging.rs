@@ -53,8 +53,14 @@ mod tests {
 
     #[test]
     fn ranges_between_holes_leave_out_the_holes_and_nothing_else() {
-        assert_eq!(between(&[], 4, 12), [0..12]);
-        assert_eq!(between(&[0, 8], 4, 12), [4..8]);
-        assert_eq!(between(&[4], 4, 12), [0..4, 8..12]);
+        let ends = |holes: &[usize]| -> Vec<_> {
+            between(holes, 4, 12)
+                .into_iter()
+                .map(|r| (r.start, r.end))
+                .collect()
+        };
+        assert_eq!(ends(&[]), [(0, 12)]);
+        assert_eq!(ends(&[0, 8]), [(4, 8)]);
+        assert_eq!(ends(&[4]), [(0, 4), (8, 12)]);
     }
 }

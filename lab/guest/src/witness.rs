@@ -1,7 +1,7 @@
 //! Another process with the same memory: a fork that touches what it is told to and reports what it got.
 
+use crate::early_kill;
 use crate::faults::{self, Fault, Touch};
-use crate::{early_kill, inject};
 use anyhow::{Context, Result, bail};
 use std::fs::File;
 use std::io::{Read, Write};
@@ -16,10 +16,9 @@ pub(crate) struct Witness {
 
 const TOUCH: u64 = 0;
 const TOLD: u64 = 1;
-const POISON: u64 = 2;
 
 impl Witness {
-    /// Forks. Do so before starting threads. With `early` it asks to hear of errors before a touch.
+    /// Forks. Do so before starting threads. With `early` it asks to hear of errors before a touch; let it tell before it touches.
     pub(crate) fn fork(early: bool) -> Result<Self> {
         let (orders_in, orders) = rustix::pipe::pipe().context("cannot make a pipe")?;
         let (answers, answers_out) = rustix::pipe::pipe().context("cannot make a pipe")?;
@@ -56,11 +55,6 @@ impl Witness {
     /// What it was told without touching anything, if it asked to be told.
     pub(crate) fn told(&mut self) -> Result<Option<Fault>> {
         Ok(self.order(TOLD, 0)?.err())
-    }
-
-    /// Lets it poison an address with MADV_HWPOISON; gives the signal that came with it.
-    pub(crate) fn poison(&mut self, address: usize) -> Result<Option<Fault>> {
-        Ok(self.order(POISON, address)?.err())
     }
 
     fn order(&mut self, what: u64, address: usize) -> Result<Touch> {
@@ -111,12 +105,10 @@ fn serve(mut orders: File, mut answers: File, early: bool) -> std::io::Result<()
             u64::from_le_bytes(order[8..].try_into().expect("eight bytes are eight bytes"))
                 as usize;
         let touch = match what {
+            // A touch's signal is forced: blocked, it would kill.
+            TOUCH if ear.is_some() => early_kill::unblocked(|| faults::load(address)),
             TOUCH => faults::load(address),
-            POISON => inject::madvise(address).1.map_or(Ok(0), Err),
-            _ => ear
-                .as_ref()
-                .and_then(|ear| early_kill::next(ear, 0))
-                .map_or(Ok(0), Err),
+            _ => ear.as_ref().and_then(early_kill::next).map_or(Ok(0), Err),
         };
         answers.write_all(&encode(touch))?;
     }

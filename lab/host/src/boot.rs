@@ -52,11 +52,17 @@ pub(crate) fn run(
     let mut up = session.greet();
     for (index, scenario) in batch.scenarios.iter().enumerate() {
         let (report, alive) = session.scenario(scenario, std::mem::replace(&mut up, Ok(())));
-        say(&report);
-        reports.push(report);
+        let mut rest = batch.scenarios[index + 1..].to_vec();
+        if !alive && scenario.needs.tries > 1 && console::met_the_kernel(&report.kernel_log) {
+            let mut again = scenario.clone();
+            again.needs.tries -= 1;
+            rest.insert(0, again);
+        } else {
+            say(&report);
+            reports.push(report);
+        }
         if !alive {
-            let rest = batch.scenarios[index + 1..].to_vec();
-            let left = (!rest.is_empty()).then(|| Batch {
+            let left = (!rest.is_empty()).then_some(Batch {
                 cpu: batch.cpu,
                 scenarios: rest,
             });

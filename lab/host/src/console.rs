@@ -36,6 +36,11 @@ pub(crate) fn excerpt(log: &str) -> Vec<String> {
         .filter(|line| line.contains("Memory failure:") || line.contains("lab:"))
         .map(|line| (*line).to_owned())
         .collect();
+    // What the hardware said stands before the panic that it led to.
+    let hardware = lines[..first]
+        .iter()
+        .filter(|line| line.contains("[Hardware Error]"));
+    excerpt.extend(hardware.map(|line| (*line).to_owned()));
     excerpt.extend(
         lines[first..]
             .iter()
@@ -43,6 +48,12 @@ pub(crate) fn excerpt(log: &str) -> Vec<String> {
             .map(|line| (*line).to_owned()),
     );
     excerpt
+}
+
+/// Whether a load's machine check was raised while the processor was in the kernel. A real one belongs to the load and cannot be; an emulated one comes when it comes.
+pub(crate) fn met_the_kernel(log: &[String]) -> bool {
+    log.iter()
+        .any(|line| line.contains("Data load in unrecoverable area of kernel"))
 }
 
 #[cfg(test)]

@@ -8,6 +8,9 @@ use std::collections::BTreeMap;
 /// Memory of a machine besides huge pages, in MiB.
 const BASE: u32 = 1536;
 
+/// As much again where 1 GiB pages are wanted: the first GiB, the hole below 4 GiB and the initramfs each spoil one.
+const SPOILT: u32 = 2048;
+
 /// Scenarios for one boot, in order.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Batch {
@@ -21,9 +24,16 @@ impl Batch {
         self.scenarios.iter().map(|s| s.needs.huge_1g).sum()
     }
 
+    fn memory_with(&self, scenario: &ScenarioInfo) -> u32 {
+        let mut more = self.clone();
+        more.scenarios.push(scenario.clone());
+        more.memory()
+    }
+
     /// MiB that the machine gets.
     pub(crate) fn memory(&self) -> u32 {
-        BASE + self.scenarios.iter().map(appetite).sum::<u32>()
+        let spoilt = if self.huge_1g() > 0 { SPOILT } else { 0 };
+        BASE + spoilt + self.scenarios.iter().map(appetite).sum::<u32>()
     }
 }
 
@@ -79,7 +89,7 @@ pub(crate) fn batches(scenarios: Vec<ScenarioInfo>, memory: u32) -> Vec<Batch> {
         let batches = by_cpu.entry(cpu).or_default();
         match batches
             .iter_mut()
-            .find(|batch| batch.memory() + appetite(&scenario) <= memory)
+            .find(|batch| batch.memory_with(&scenario) <= memory)
         {
             Some(batch) => batch.scenarios.push(scenario),
             None => batches.push(single(scenario)),
@@ -105,7 +115,7 @@ mod tests {
     #[test]
     fn scenarios_share_a_boot_until_the_memory_is_full() {
         let scenarios = ["a", "b", "c"].map(|name| scenario(name, Needs::NOTHING.huge_1g(1)));
-        let batches = batches(scenarios.into(), BASE + 2048);
+        let batches = batches(scenarios.into(), BASE + SPOILT + 2048);
         let sizes: Vec<_> = batches.iter().map(|batch| batch.scenarios.len()).collect();
         assert_eq!(sizes, [2, 1]);
     }
@@ -124,7 +134,7 @@ mod tests {
     #[test]
     fn a_scenario_too_large_for_the_limit_still_gets_a_boot() {
         let batches = batches(vec![scenario("a", Needs::NOTHING.huge_1g(9))], 1);
-        assert_eq!(batches[0].memory(), BASE + 9 * 1024);
+        assert_eq!(batches[0].memory(), BASE + SPOILT + 9 * 1024);
     }
 
     #[test]

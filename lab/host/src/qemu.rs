@@ -106,9 +106,7 @@ fn machine(options: &Options, cpu: Cpu) -> Vec<String> {
     let cpu = match (options.accelerator, cpu) {
         (Accelerator::Tcg, Cpu::Amd) => "max,svm=on,-erms,-fsrm",
         // A family and model that Linux expects recoverable machine checks from.
-        (Accelerator::Tcg, Cpu::Intel) => {
-            "Skylake-Server-noTSX-IBRS,-erms"
-        }
+        (Accelerator::Tcg, Cpu::Intel) => "Skylake-Server-noTSX-IBRS,-erms",
         (Accelerator::Kvm, _) => "host",
     };
     [

@@ -40,6 +40,8 @@ pub struct Needs {
     pub seconds: u32,
     /// Whether it gets a boot of its own.
     pub alone: bool,
+    /// How often it may be tried if its machine check met the kernel itself, which is the emulator's timing and no finding.
+    pub tries: u32,
 }
 
 impl Needs {
@@ -50,6 +52,7 @@ impl Needs {
         huge_1g: 0,
         seconds: 60,
         alone: false,
+        tries: 1,
     };
 
     /// So many free 2 MiB pages.
@@ -80,6 +83,12 @@ impl Needs {
     #[must_use]
     pub const fn seconds(self, seconds: u32) -> Self {
         Self { seconds, ..self }
+    }
+
+    /// So many tries if its machine check meets the kernel itself.
+    #[must_use]
+    pub const fn tries(self, tries: u32) -> Self {
+        Self { tries, ..self }
     }
 
     /// A boot of its own.

@@ -14,11 +14,17 @@ use crate::inject;
 use anyhow::{Context, Result};
 use pagemend_lab_protocol::{Cpu, Needs, ScenarioInfo, Set};
 use rustix::fs::{FallocateFlags, fallocate};
+use std::path::Path;
 
-/// Where the first error is: not at the start of its huge page.
-const BAD: usize = 0x2_1000;
+/// Where the first error is in memory of a length: in the middle, and at no start of anything.
+fn bad(len: usize) -> usize {
+    len / 2 + 0x2_1000
+}
+
 /// Where the second error is, in the same huge page.
-const SECOND: usize = 0x4_1000;
+fn second(len: usize) -> usize {
+    len / 2 + 0x4_1000
+}
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Injection {
@@ -64,7 +70,8 @@ impl Injection {
 
     fn needs(self, needs: Needs) -> Needs {
         match self {
-            Self::Scrubber | Self::Load => needs.cpu(Cpu::Intel),
+            Self::Scrubber => needs.cpu(Cpu::Intel),
+            Self::Load => needs.cpu(Cpu::Intel).tries(10),
             _ => needs,
         }
     }
@@ -111,13 +118,23 @@ impl Before {
 }
 
 fn observe(t: &mut Trial, backing: Backing, injection: Injection) -> Result<()> {
+    if !Path::new("/proc/sys/vm/memory_failure_early_kill").exists() {
+        return t.skip("this kernel has no CONFIG_MEMORY_FAILURE");
+    }
     let before = Before::now(backing);
     let mut subject = backing.open()?;
     let base = subject.first.base();
-    let frame = pages::frame(base + BAD)?.context("the memory is not mapped")?;
-    let second_frame = pages::frame(base + SECOND)?.context("the memory is not mapped")?;
-    let mut other = Witness::fork(false)?;
-    for offset in [BAD, backing.len() - 8] {
+    let len = backing.len();
+    let bad = base + bad(len);
+    let frame_of = |address| pages::frame(address)?.context("the memory is not mapped");
+    let [head, frame, second_frame] = [
+        frame_of(base)?,
+        frame_of(bad)?,
+        frame_of(base + second(len))?,
+    ];
+    let early = matches!(injection, Injection::Early | Injection::Scrubber);
+    let mut other = Witness::fork(early)?;
+    for offset in [bad - base, len - 8] {
         t.equal(
             "the other process sees the same memory",
             other.touch(base + offset)?,
@@ -125,38 +142,39 @@ fn observe(t: &mut Trial, backing: Backing, injection: Injection) -> Result<()> 
         );
     }
 
-    let ear = matches!(injection, Injection::Early | Injection::Scrubber)
-        .then(EarlyKill::start)
+    let ear = early.then(EarlyKill::start)
         .transpose()?;
     t.step("break it");
-    break_it(t, injection, base, frame)?;
+    break_it(t, injection, bad, frame)?;
     if let Some(ear) = &ear {
-        t.saw("the early-kill thread is told", told(ear.told(), base));
+        t.saw("the early-kill thread is told", told(ear.told(), bad));
+        t.saw("the other process, which asked as well, is told", told(other.told()?, bad));
     }
     before.changes(t, "after");
-    let flag = |frame| Ok::<_, anyhow::Error>(pages::flags(frame)? & pages::KPF_HWPOISON != 0);
-    let poisoned = [frame, frame & !511].map(flag);
-    let [bad, head] = poisoned;
-    t.saw("KPF_HWPOISON", match (bad?, head?) {
-        (true, true) => "on the bad 4 KiB and on the first of its 2 MiB",
-        (true, false) => "on the bad 4 KiB",
-        (false, true) => "on the first 4 KiB of its 2 MiB",
-        (false, false) => "no",
-    });
+    let flagged = |frame| Ok::<_, anyhow::Error>(pages::flags(frame)? & pages::KPF_HWPOISON != 0);
+    t.saw(
+        "KPF_HWPOISON",
+        match (flagged(frame)?, flagged(head)?) {
+            (true, true) => "on the bad 4 KiB and on the first",
+            (true, false) => "on the bad 4 KiB",
+            (false, true) => "on the first 4 KiB",
+            (false, false) => "no",
+        },
+    );
     touches(t, "after", &subject, &mut other)?;
     reads(t, "after", &subject)?;
 
     t.step("break it a second time, in the same huge page");
     let said = inject::corrupt_frame(second_frame);
-    t.saw("second error", said.map_or_else(|error| root(&error), |()| "done".into()));
+    t.saw("second error", done(said));
     before.changes(t, "after the second error");
     reads(t, "after the second error", &subject)?;
 
     if let Some(file) = &subject.file {
         t.step("punch it out of the file");
         let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        let done = fallocate(file, flags, 0, backing.len() as u64);
-        t.saw("punching", done.map_or_else(|error| error.to_string(), |()| "done".into()));
+        let punched = fallocate(file, flags, 0, len as u64);
+        t.saw("punching", done(punched.map_err(Into::into)));
         touches(t, "after punching", &subject, &mut other)?;
         before.changes(t, "after punching");
     }
@@ -170,25 +188,22 @@ fn observe(t: &mut Trial, backing: Backing, injection: Injection) -> Result<()> 
 }
 
 /// Breaks the memory and sees what is said at once.
-fn break_it(t: &mut Trial, injection: Injection, base: usize, frame: u64) -> Result<()> {
-    let said = |done: std::io::Result<()>| {
-        done.map_or_else(|error| error.to_string(), |()| "done".into())
-    };
+fn break_it(t: &mut Trial, injection: Injection, bad: usize, frame: u64) -> Result<()> {
     match injection {
         Injection::Madvise => {
-            let (done, signal) = inject::madvise(base + BAD);
-            t.saw("the call gives", said(done));
-            t.saw("the injecting thread is told", told(signal, base));
+            let (said, signal) = inject::madvise(bad);
+            t.saw("the call gives", done(said));
+            t.saw("the injecting thread is told", told(signal, bad));
         }
         Injection::Early | Injection::Late => inject::corrupt_frame(frame)?,
         Injection::SoftOffline => {
-            t.saw("the call gives", said(inject::soft_offline(base + BAD)));
-            t.saw("the page is elsewhere now", pages::frame(base + BAD)? != Some(frame));
+            t.saw("the call gives", done(inject::soft_offline(bad)));
+            t.saw("the page is elsewhere now", pages::frame(bad)? != Some(frame));
         }
         Injection::Scrubber => inject::scrubber(t, frame)?,
         Injection::Load => {
-            let fault = inject::load_error(t, base + BAD, frame)?;
-            t.saw("the loading thread is told", told(Some(fault), base));
+            let fault = inject::load_error(t, bad, frame)?;
+            t.saw("the loading thread is told", told(Some(fault), bad));
         }
     }
     Ok(())
@@ -197,7 +212,8 @@ fn break_it(t: &mut Trial, injection: Injection, base: usize, frame: u64) -> Res
 /// What a touch gives: of the bad 4 KiB, of the next, of the far end; here, in the other mapping, in the other process.
 fn touches(t: &mut Trial, when: &str, subject: &Subject, other: &mut Witness) -> Result<()> {
     let first = subject.first.base();
-    let places = [BAD, BAD + KIB_4, subject.first.len() - 8];
+    let len = subject.first.len();
+    let places = [bad(len), bad(len) + KIB_4, len - 8];
     let mut row = |whose: &str, touch: &mut dyn FnMut(usize) -> Result<faults::Touch>| {
         let found: Vec<String> = places
             .iter()
@@ -233,18 +249,33 @@ fn reads(t: &mut Trial, when: &str, subject: &Subject) -> Result<()> {
 }
 
 /// What somebody was told, with where the address points.
-fn told(fault: Option<Fault>, base: usize) -> String {
+fn told(fault: Option<Fault>, bad: usize) -> String {
     let Some(fault) = fault else {
         return "nothing".into();
     };
-    match fault.address.wrapping_sub(base) {
-        BAD => format!("{fault}, exact address"),
-        0 => format!("{fault}, start of the huge page"),
-        _ if fault.address == 0 => format!("{fault}, no address"),
-        other => format!("{fault}, {other:#x} from the start"),
+    if fault.address == bad {
+        format!("{fault}, exact address")
+    } else if fault.address == 0 {
+        format!("{fault}, no address")
+    } else {
+        let distance = fault.address as i64 - bad as i64;
+        format!("{fault}, {distance:+} bytes off")
     }
 }
 
-fn root(error: &anyhow::Error) -> String {
-    error.root_cause().to_string()
+/// What a call gave, in a word.
+fn done(result: std::io::Result<()>) -> String {
+    result.map_or_else(|error| errno(&error), |()| "done".into())
+}
+
+/// An error in one word where it has one.
+fn errno(error: &std::io::Error) -> String {
+    match error.raw_os_error() {
+        Some(libc::EBUSY) => "EBUSY".into(),
+        Some(libc::EHWPOISON) => "EHWPOISON".into(),
+        Some(libc::EIO) => "EIO".into(),
+        Some(libc::EINVAL) => "EINVAL".into(),
+        Some(libc::EOPNOTSUPP) => "EOPNOTSUPP".into(),
+        _ => error.to_string(),
+    }
 }
