@@ -105,9 +105,14 @@ fn serve(mut orders: File, mut answers: File, early: bool) -> std::io::Result<()
             u64::from_le_bytes(order[8..].try_into().expect("eight bytes are eight bytes"))
                 as usize;
         let touch = match what {
-            // A touch's signal is forced: blocked, it would kill.
-            TOUCH if ear.is_some() => early_kill::unblocked(|| faults::load(address)),
-            TOUCH => faults::load(address),
+            TOUCH => match &ear {
+                // A touch's signal is forced: blocked, it would kill. So would what it was told and did not take.
+                Some(ear) => {
+                    while early_kill::next(ear).is_some() {}
+                    early_kill::unblocked(|| faults::load(address))
+                }
+                None => faults::load(address),
+            },
             _ => ear.as_ref().and_then(early_kill::next).map_or(Ok(0), Err),
         };
         answers.write_all(&encode(touch))?;

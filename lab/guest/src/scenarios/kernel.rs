@@ -167,6 +167,10 @@ fn observe(t: &mut Trial, backing: Backing, injection: Injection) -> Result<()> 
     t.step("break it a second time, in the same huge page");
     let said = inject::corrupt_frame(second_frame);
     t.saw("second error", done(said));
+    if let Some(ear) = &ear {
+        let fault = ear.told();
+        t.saw("the early-kill thread is told of the second", told(fault, base + second(len)));
+    }
     before.changes(t, "after the second error");
     reads(t, "after the second error", &subject)?;
 
