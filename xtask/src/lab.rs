@@ -80,6 +80,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<ExitCode> {
         },
         jobs: arguments.jobs,
         keep: arguments.keep,
+        program: "pagemend-lab-guest".into(),
         cache: target.join("lab"),
         workspace: workspace.clone(),
     };

@@ -33,13 +33,11 @@ pub(crate) fn find(wanted: &str, arch: Arch, cache: &Path) -> Result<Kernel> {
     }
     let kernels = cache.join("kernels");
     fs::create_dir_all(&kernels).with_context(|| format!("cannot create {}", kernels.display()))?;
-    if let Some(package) = cached(&kernels, wanted, arch) {
-        return unpack(&package, cache);
-    }
-    download(wanted, arch, &kernels)?;
-    let package = cached(&kernels, wanted, arch)
-        .with_context(|| format!("the download of Linux {wanted} left no package behind"))?;
-    unpack(&package, cache)
+    let tree = match cached(&kernels, wanted, arch) {
+        Some(tree) => tree,
+        None => download(wanted, arch, &kernels)?,
+    };
+    in_tree(&tree)
 }
 
 /// A kernel image by itself; its modules are where the system has them for a kernel of this name.
@@ -55,53 +53,62 @@ fn image(path: &Path) -> Kernel {
     }
 }
 
-/// A directory as a kernel package has it.
+/// A directory as kernel packages have it: the image in `boot/`, or with the modules.
 fn in_tree(tree: &Path) -> Result<Kernel> {
-    let boot = tree.join("boot");
-    let image = entries(&boot)?
+    let places = ["lib/modules", "usr/lib/modules"];
+    let modules = places
+        .iter()
+        .filter_map(|place| entries(&tree.join(place)).ok()?.into_iter().next())
+        .next();
+    let image = entries(&tree.join("boot"))
+        .unwrap_or_default()
         .into_iter()
         .find(|path| name(path).starts_with("vmlinuz-"))
-        .with_context(|| format!("there is no vmlinuz-* in {}", boot.display()))?;
-    let release = name(&image).trim_start_matches("vmlinuz-").to_owned();
-    let modules = ["lib/modules", "usr/lib/modules"]
-        .map(|place| tree.join(place).join(&release))
-        .into_iter()
-        .find(|modules| modules.is_dir());
+        .or_else(|| modules.as_ref().map(|modules| modules.join("vmlinuz")))
+        .filter(|image| image.is_file())
+        .with_context(|| {
+            format!(
+                "there is no kernel image in {}: no boot/vmlinuz-*, no lib/modules/*/vmlinuz",
+                tree.display()
+            )
+        })?;
     Ok(Kernel { image, modules })
 }
 
+/// A package that the user has.
 fn unpack(package: &Path, cache: &Path) -> Result<Kernel> {
-    let tree = cache
-        .join("kernels")
-        .join(name(package).trim_end_matches(".deb"));
+    let kernels = cache.join("kernels");
+    fs::create_dir_all(&kernels).with_context(|| format!("cannot create {}", kernels.display()))?;
+    let tree = kernels.join(name(package).trim_end_matches(".deb"));
     if !tree.is_dir() {
-        // Unpacked beside its place and then moved there, so that an interrupted run leaves nothing half done.
-        let half = tempfile::tempdir_in(cache).context("cannot make a directory to unpack into")?;
-        let mut dpkg = Command::new("dpkg-deb");
-        dpkg.arg("--extract").arg(package).arg(half.path());
-        output(&mut dpkg)?;
-        fs::create_dir_all(cache.join("kernels"))?;
-        fs::rename(half.keep(), &tree)
-            .with_context(|| format!("cannot move the kernel to {}", tree.display()))?;
+        extract(&[package.to_owned()], &tree)?;
     }
     in_tree(&tree)
 }
 
-/// The newest package of this version that an earlier run downloaded.
+/// Unpacks packages into one tree: beside its place first and then moved there, so that an interrupted run leaves nothing half done.
+fn extract(packages: &[PathBuf], tree: &Path) -> Result<()> {
+    let kernels = tree.parent().context("a kernel has a place")?;
+    let half = tempfile::tempdir_in(kernels).context("cannot make a directory to unpack into")?;
+    for package in packages {
+        let mut dpkg = Command::new("dpkg-deb");
+        dpkg.arg("--extract").arg(package).arg(half.path());
+        output(&mut dpkg)?;
+    }
+    fs::rename(half.keep(), tree)
+        .with_context(|| format!("cannot move the kernel to {}", tree.display()))
+}
+
+/// The newest kernel of this version that an earlier run downloaded.
 fn cached(kernels: &Path, version: &str, arch: Arch) -> Option<PathBuf> {
-    let packages = entries(kernels).ok()?;
-    packages
+    entries(kernels)
+        .ok()?
         .into_iter()
-        .filter(|path| {
-            path.extension().is_some_and(|extension| extension == "deb")
-                && name(path)
-                    .split_once('_')
-                    .is_some_and(|(package, _)| fits(package, version, arch))
-        })
+        .filter(|path| path.is_dir() && fits(&name(path), version, arch))
         .max_by_key(|path| numbers(&name(path)))
 }
 
-fn download(version: &str, arch: Arch, kernels: &Path) -> Result<()> {
+fn download(version: &str, arch: Arch, kernels: &Path) -> Result<PathBuf> {
     for newest in [false, true] {
         let settings = if newest {
             newest_sources(kernels)?
@@ -123,17 +130,49 @@ fn download(version: &str, arch: Arch, kernels: &Path) -> Result<()> {
             .max_by_key(|package| numbers(package));
         if let Some(package) = package {
             eprintln!("lab: downloading {package}");
-            let mut get = Command::new("apt-get");
-            get.args(&settings)
-                .args(["download", "--quiet", package])
-                .current_dir(kernels);
-            output(&mut get)?;
-            return Ok(());
+            return get(package, &settings, kernels);
         }
     }
     bail!(
         "no Debian package of Linux {version} was found; `apt-get update` as root may help, or give the path of a kernel"
     )
+}
+
+/// Downloads a kernel's package, with those that newer ones are split into, and unpacks them.
+fn get(package: &str, settings: &[String], kernels: &Path) -> Result<PathBuf> {
+    let place = tempfile::tempdir_in(kernels).context("cannot make a directory to download to")?;
+    let facts = output(Command::new("apt-cache").args(settings).args([
+        "show",
+        "--no-all-versions",
+        package,
+    ]))?;
+    let parts = parts(&facts);
+    output(
+        Command::new("apt-get")
+            .args(settings)
+            .args(["download", "--quiet", package])
+            .args(&parts)
+            .current_dir(place.path()),
+    )?;
+    let tree = kernels.join(package);
+    extract(&entries(place.path())?, &tree)?;
+    Ok(tree)
+}
+
+/// What a kernel package has put into packages of their own: the image and the modules.
+fn parts(facts: &str) -> Vec<String> {
+    facts
+        .lines()
+        .filter_map(|line| line.strip_prefix("Depends:"))
+        .flat_map(|list| list.split([',', '|']))
+        .filter_map(|dependency| dependency.split_whitespace().next())
+        .filter(|name| {
+            ["linux-binary-", "linux-modules-"]
+                .iter()
+                .any(|prefix| name.starts_with(prefix))
+        })
+        .map(ToOwned::to_owned)
+        .collect()
 }
 
 /// apt's settings to look at Debian's newest packages without touching the system's own lists.
@@ -246,6 +285,15 @@ mod tests {
         ] {
             assert!(!fits(other), "{other}");
         }
+    }
+
+    #[test]
+    fn a_kernel_in_several_packages_is_fetched_whole() {
+        let facts = "Package: linux-image-7.2.13\nDepends: dracut | initramfs-tools (>= 1), linux-binary-7.2.13 (= 7.2.13-1), linux-modules-7.2.13 (= 7.2.13-1)\n";
+        assert_eq!(
+            parts(facts),
+            ["linux-binary-7.2.13", "linux-modules-7.2.13"]
+        );
     }
 
     #[test]

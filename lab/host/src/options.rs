@@ -21,6 +21,8 @@ pub struct Options {
     pub jobs: usize,
     /// Keep each machine's console log and QEMU's messages, and say where.
     pub keep: bool,
+    /// The package that is the guest program: static, with a binary of its own name, and speaking the protocol.
+    pub program: String,
     /// The workspace, where the guest program is built from.
     pub workspace: PathBuf,
     /// Where kernels, images and builds are kept.

@@ -22,7 +22,7 @@ pub(crate) fn build(options: &Options) -> Result<PathBuf> {
             "--quiet",
             "--release",
             "--package",
-            "pagemend-lab-guest",
+            &options.program,
         ])
         .args(["--target", target])
         .arg("--target-dir")
@@ -36,7 +36,10 @@ pub(crate) fn build(options: &Options) -> Result<PathBuf> {
             "the lab's guest program does not build; a static one needs the C library as an archive, on Debian: apt-get install libc6-dev"
         );
     }
-    Ok(directory.join(target).join("release/pagemend-lab-guest"))
+    Ok(directory
+        .join(target)
+        .join("release")
+        .join(&options.program))
 }
 
 /// What the program can do.
