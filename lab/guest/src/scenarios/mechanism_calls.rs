@@ -6,7 +6,7 @@ use crate::pattern::fill;
 use crate::registry::scenario;
 use crate::staging::stage_small;
 use crate::trial::Trial;
-use anyhow::{Context, Result};
+use anyhow::Context;
 use pagemend_lab_protocol::Needs;
 use std::io;
 
