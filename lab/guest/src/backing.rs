@@ -3,6 +3,7 @@
 use crate::memory::{self, GIB_1, KIB_4, MIB_2, Mapping};
 use crate::pages::Pool;
 use crate::pattern::fill;
+use crate::persistent;
 use anyhow::{Context, Result};
 use pagemend_lab_protocol::Needs;
 use rustix::mm::MapFlags;
@@ -18,6 +19,7 @@ pub(crate) enum Backing {
     Shmem,
     ShmemHuge,
     AnonymousHuge,
+    Devdax,
 }
 
 /// Memory of some kind, filled with the pattern.
@@ -31,7 +33,7 @@ pub(crate) struct Subject {
 }
 
 impl Backing {
-    pub(crate) const ALL: [Self; 7] = [
+    pub(crate) const ALL: [Self; 8] = [
         Self::Hugetlb2M,
         Self::Hugetlb1G,
         Self::HugetlbfsFile,
@@ -39,6 +41,7 @@ impl Backing {
         Self::Shmem,
         Self::ShmemHuge,
         Self::AnonymousHuge,
+        Self::Devdax,
     ];
 
     pub(crate) fn name(self) -> &'static str {
@@ -50,6 +53,7 @@ impl Backing {
             Self::Shmem => "shmem",
             Self::ShmemHuge => "shmem-huge",
             Self::AnonymousHuge => "anonymous-huge",
+            Self::Devdax => "devdax",
         }
     }
 
@@ -63,6 +67,7 @@ impl Backing {
             Self::Shmem => "a memfd of 4 KiB pages",
             Self::ShmemHuge => "a tmpfs file of transparent huge pages",
             Self::AnonymousHuge => "anonymous transparent huge pages",
+            Self::Devdax => "a devdax device with 2 MiB pages",
         }
     }
 
@@ -82,6 +87,7 @@ impl Backing {
                 Needs::NOTHING.huge_2m(2)
             }
             Self::Shmem | Self::ShmemHuge | Self::AnonymousHuge => Needs::NOTHING,
+            Self::Devdax => Needs::NOTHING.persistent(),
         }
     }
 
@@ -90,7 +96,7 @@ impl Backing {
         match self {
             Self::Hugetlb1G => Some(Pool::one_gib()),
             Self::Hugetlb2M | Self::HugetlbfsFile | Self::HugetlbAnonymous => Some(Pool::two_mib()),
-            Self::Shmem | Self::ShmemHuge | Self::AnonymousHuge => None,
+            Self::Shmem | Self::ShmemHuge | Self::AnonymousHuge | Self::Devdax => None,
         }
     }
 
@@ -103,6 +109,7 @@ impl Backing {
             Self::HugetlbfsFile => Some(memory::hugetlbfs_file(len)?),
             Self::Shmem => Some(memory::shmem(len)?),
             Self::ShmemHuge => Some(memory::shmem_huge(len)?),
+            Self::Devdax => Some(persistent::device()?),
             Self::HugetlbAnonymous | Self::AnonymousHuge => None,
         };
         let first = match &file {

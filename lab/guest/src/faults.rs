@@ -56,6 +56,7 @@ thread_local! {
     static CAUGHT: Cell<Option<Fault>> = const { Cell::new(None) };
     static EXPECTING: Cell<bool> = const { Cell::new(false) };
     static FIRST: Cell<Option<Fault>> = const { Cell::new(None) };
+    static OPTIONAL: Cell<Option<Fault>> = const { Cell::new(None) };
 }
 
 /// Catches SIGBUS and SIGSEGV from here on.
@@ -117,6 +118,11 @@ pub(crate) fn load_until_signal(address: usize, loads: &AtomicU64) -> Fault {
     fault
 }
 
+/// The first "action optional" that this thread's handler got since the last call. It does not belong to what the thread did then, so nothing else shows it.
+pub(crate) fn optional() -> Option<Fault> {
+    OPTIONAL.take()
+}
+
 extern "C" fn handler(signal: i32, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
     // SAFETY: the kernel hands a siginfo that is valid while the handler runs; si_addr is set for these signals.
     let (code, address) = unsafe { ((*info).si_code, (*info).si_addr() as usize) };
@@ -132,6 +138,10 @@ extern "C" fn handler(signal: i32, info: *mut libc::siginfo_t, context: *mut lib
         },
         address,
     };
+    if code == libc::BUS_MCEERR_AO {
+        OPTIONAL.set(OPTIONAL.get().or(Some(fault)));
+        return;
+    }
     // SAFETY: the context is the kernel's.
     if unsafe { arch::skip_probe(context) } || EXPECTING.get() {
         CAUGHT.set(Some(fault));

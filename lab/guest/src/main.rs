@@ -12,6 +12,7 @@ mod kernel_log;
 mod memory;
 mod pages;
 mod pattern;
+mod persistent;
 mod reader;
 mod registry;
 mod salvage;

@@ -52,7 +52,7 @@ impl Witness {
         self.order(TOUCH, address)
     }
 
-    /// What it was told without touching anything, if it asked to be told.
+    /// What it was told without touching anything.
     pub(crate) fn told(&mut self) -> Result<Option<Fault>> {
         Ok(self.order(TOLD, 0)?.err())
     }
@@ -113,7 +113,11 @@ fn serve(mut orders: File, mut answers: File, early: bool) -> std::io::Result<()
                 }
                 None => faults::load(address),
             },
-            _ => ear.as_ref().and_then(early_kill::next).map_or(Ok(0), Err),
+            _ => match &ear {
+                Some(ear) => early_kill::next(ear),
+                None => faults::optional(),
+            }
+            .map_or(Ok(0), Err),
         };
         answers.write_all(&encode(touch))?;
     }

@@ -70,7 +70,15 @@ impl Arch {
     /// The modules that scenarios use, without those that these depend on.
     pub(crate) fn modules(self) -> &'static [&'static str] {
         match self {
-            Self::X86_64 => &["hwpoison-inject", "kvm", "kvm-amd"],
+            Self::X86_64 => &[
+                "hwpoison-inject",
+                "kvm",
+                "kvm-amd",
+                "nd_e820",
+                "nd_pmem",
+                "dax_pmem",
+                "device_dax",
+            ],
         }
     }
 

@@ -136,5 +136,9 @@ fn parameters(arch: Arch, batch: &Batch) -> String {
     if batch.huge_1g() > 0 {
         words.push(format!("hugepagesz=1G hugepages={}", batch.huge_1g()));
     }
+    if batch.scenarios.iter().any(|s| s.needs.persistent) {
+        // 128 MiB at the second GiB, which every machine has.
+        words.push("memmap=128M!1G".into());
+    }
     words.join(" ")
 }

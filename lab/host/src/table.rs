@@ -52,11 +52,11 @@ fn document(series: &str, scenarios: &[ScenarioInfo], reports: &[&Report]) -> St
          \"AR\" and \"AO\" are the signals `BUS_MCEERR_AR` and `BUS_MCEERR_AO` with their `si_addr_lsb`. \
          Pages and KiB are changes since before the first error.\n\n\
          | | how memory breaks |\n|---|---|\n\
-         | early | the module hwpoison-inject, as a scrubber would find it; a thread has asked for early kill |\n\
+         | early | the module hwpoison-inject, as a scrubber would find it; a thread of each process has asked for early kill |\n\
          | late | the same; nobody has asked |\n\
          | load | a machine check with action required, in a thread that is reading the place |\n\
          | madvise | `MADV_HWPOISON` |\n\
-         | scrubber | a machine check with action optional; a thread has asked for early kill |\n\
+         | scrubber | a machine check with action optional; a thread of each process has asked for early kill |\n\
          | soft-offline | `MADV_SOFT_OFFLINE`: corrected errors were too many |\n"
     );
     let mut backings: BTreeMap<&str, Vec<(&str, &Report)>> = BTreeMap::new();

@@ -40,6 +40,8 @@ pub struct Needs {
     pub seconds: u32,
     /// Whether it gets a boot of its own.
     pub alone: bool,
+    /// Whether it needs persistent memory, which it must have to itself: a boot of its own.
+    pub persistent: bool,
     /// How often it may be tried if its machine check met the kernel itself, which is the emulator's timing and no finding.
     pub tries: u32,
 }
@@ -52,6 +54,7 @@ impl Needs {
         huge_1g: 0,
         seconds: 60,
         alone: false,
+        persistent: false,
         tries: 1,
     };
 
@@ -83,6 +86,16 @@ impl Needs {
     #[must_use]
     pub const fn seconds(self, seconds: u32) -> Self {
         Self { seconds, ..self }
+    }
+
+    /// Persistent memory, in a boot of its own.
+    #[must_use]
+    pub const fn persistent(self) -> Self {
+        Self {
+            persistent: true,
+            alone: true,
+            ..self
+        }
     }
 
     /// So many tries if its machine check meets the kernel itself.

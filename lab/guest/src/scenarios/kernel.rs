@@ -148,8 +148,11 @@ fn observe(t: &mut Trial, backing: Backing, injection: Injection) -> Result<()> 
     break_it(t, injection, bad, frame)?;
     if let Some(ear) = &ear {
         t.saw("the early-kill thread is told", told(ear.told(), bad));
-        t.saw("the other process, which asked as well, is told", told(other.told()?, bad));
     }
+    if let Some(fault) = faults::optional() {
+        t.saw("the main thread is told", told(Some(fault), bad));
+    }
+    t.saw("the other process is told", told(other.told()?, bad));
     before.changes(t, "after");
     let flagged = |frame| Ok::<_, anyhow::Error>(pages::flags(frame)? & pages::KPF_HWPOISON != 0);
     t.saw(
@@ -165,7 +168,7 @@ fn observe(t: &mut Trial, backing: Backing, injection: Injection) -> Result<()> 
     reads(t, "after", &subject)?;
 
     t.step("break it a second time, in the same huge page");
-    let said = inject::corrupt_frame(second_frame);
+    let (said, _) = faults::catching(|| inject::corrupt_frame(second_frame));
     t.saw("second error", done(said));
     if let Some(ear) = &ear {
         let fault = ear.told();
@@ -199,7 +202,11 @@ fn break_it(t: &mut Trial, injection: Injection, bad: usize, frame: u64) -> Resu
             t.saw("the call gives", done(said));
             t.saw("the injecting thread is told", told(signal, bad));
         }
-        Injection::Early | Injection::Late => inject::corrupt_frame(frame)?,
+        Injection::Early | Injection::Late => {
+            let (said, signal) = faults::catching(|| inject::corrupt_frame(frame));
+            t.saw("the call gives", done(said));
+            t.saw("the injecting thread is told", told(signal, bad));
+        }
         Injection::SoftOffline => {
             t.saw("the call gives", done(inject::soft_offline(bad)));
             t.saw("the page is elsewhere now", pages::frame(bad)? != Some(frame));
@@ -246,7 +253,8 @@ fn in_short(found: &[String]) -> String {
 /// How much of the file can be read.
 fn reads(t: &mut Trial, when: &str, subject: &Subject) -> Result<()> {
     if let Some(file) = &subject.file {
-        let found = readable(file, subject.first.len())?;
+        let found = readable(file, subject.first.len())
+            .unwrap_or_else(|error| format!("none: {}", error.root_cause()));
         t.saw(format!("{when}: 4 KiB pages that read() gives"), found);
     }
     Ok(())
