@@ -1,0 +1,57 @@
+//! The lab's init program. It is the only program in its machine: as process 1 it sets the machine up and talks to the host; started again with `run NAME` it is one scenario, so that a scenario may die; with `list`, on any machine, it says what it can do.
+
+mod arch;
+mod backing;
+mod channel;
+mod early_kill;
+mod faults;
+mod gate;
+mod init;
+mod inject;
+mod kernel_log;
+mod memory;
+mod pages;
+mod pattern;
+mod persistent;
+mod reader;
+mod registry;
+mod salvage;
+mod setup;
+mod staging;
+mod trial;
+mod userfault;
+mod witness;
+
+/// The scenarios, one topic a file.
+mod scenarios {
+    automod::dir!(pub(crate) "src/scenarios");
+}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    if rustix::process::getpid().is_init() {
+        init::main();
+    }
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    match words
+        .iter()
+        .map(String::as_str)
+        .collect::<Vec<_>>()
+        .as_slice()
+    {
+        ["list"] => {
+            for scenario in registry::all() {
+                print!("{}", pagemend_lab_protocol::encode(&scenario.info));
+            }
+            ExitCode::SUCCESS
+        }
+        ["run", name] => trial::run(name),
+        _ => {
+            eprintln!(
+                "this is the lab's init program; `list` says what it can do, and `cargo xtask lab` runs it"
+            );
+            ExitCode::from(2)
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! What a distribution's initramfs would do: mounts, modules, settings. What cannot be done is told to the host and goes on; the scenario that needs it will notice.
+
+use pagemend_lab_protocol::Needs;
+use rustix::fs::Mode;
+use rustix::io::Errno;
+use rustix::mount::{MountFlags, mount};
+use std::fmt::Display;
+use std::fs;
+use std::path::Path;
+
+/// Where the host puts the modules, in the order of loading.
+const MODULES: &str = "/modules";
+
+/// Sets the machine up and says what did not work.
+pub(crate) fn machine() -> Vec<String> {
+    let mut troubles = Vec::new();
+    for (kind, place) in [
+        ("proc", "/proc"),
+        ("sysfs", "/sys"),
+        ("devtmpfs", "/dev"),
+        ("debugfs", "/sys/kernel/debug"),
+        ("tracefs", "/sys/kernel/tracing"),
+        ("tmpfs", "/tmp"),
+        ("hugetlbfs", "/huge-2m"),
+    ] {
+        // The directories under /sys exist already; the others are ours to make.
+        let _ = rustix::fs::mkdir(place, Mode::from_raw_mode(0o755));
+        let options = (kind == "hugetlbfs").then_some(c"pagesize=2M");
+        if let Err(error) = mount(kind, place, kind, MountFlags::empty(), options) {
+            troubles.push(format!("cannot mount {kind} on {place}: {error}"));
+        }
+    }
+    troubles.extend(modules());
+    // Anonymous and shmem huge pages only where a scenario asks, so that the others see none.
+    for (file, value) in [
+        ("/sys/kernel/mm/transparent_hugepage/enabled", "madvise"),
+        (
+            "/sys/kernel/mm/transparent_hugepage/shmem_enabled",
+            "advise",
+        ),
+    ] {
+        if let Err(error) = fs::write(file, value) {
+            troubles.push(format!("cannot write {value} to {file}: {error}"));
+        }
+    }
+    troubles
+}
+
+fn modules() -> Vec<String> {
+    let Ok(entries) = fs::read_dir(MODULES) else {
+        return vec![format!("no modules in {MODULES}")];
+    };
+    let mut paths: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
+    paths.sort();
+    paths.iter().filter_map(|path| load(path)).collect()
+}
+
+/// Loads a module and says why not.
+fn load(path: &Path) -> Option<String> {
+    let trouble = |error: &dyn Display| Some(format!("cannot load {}: {error}", path.display()));
+    let file = match fs::File::open(path) {
+        Ok(file) => file,
+        Err(error) => return trouble(&error),
+    };
+    match rustix::system::finit_module(&file, c"", 0) {
+        // Not supported: a module for another processor than this machine's.
+        Ok(()) | Err(Errno::OPNOTSUPP) => None,
+        Err(error) => trouble(&error),
+    }
+}
+
+/// Puts the pool of 2 MiB pages to exactly as many free pages as the scenario wants. Those that earlier scenarios lost stay counted, so they are added.
+pub(crate) fn pools(needs: &Needs) -> Result<(), String> {
+    let pool = crate::pages::Pool::two_mib();
+    let lost_or_used = pool.total().saturating_sub(pool.free());
+    pool.resize(lost_or_used + u64::from(needs.huge_2m));
+    if pool.free() != u64::from(needs.huge_2m) {
+        return Err(format!(
+            "wanted {} free 2 MiB pages, got {}",
+            needs.huge_2m,
+            pool.free()
+        ));
+    }
+    let gib = crate::pages::Pool::one_gib();
+    if gib.free() < u64::from(needs.huge_1g) {
+        return Err(format!(
+            "wanted {} free 1 GiB pages, got {}",
+            needs.huge_1g,
+            gib.free()
+        ));
+    }
+    Ok(())
+}

@@ -1,0 +1,219 @@
+//! One boot: starts a machine, gives it one scenario after the other, and turns what comes back into reports. A machine that dies, hangs or goes silent fails the scenario that it was at; the others get another machine.
+
+use crate::kernel::Kernel;
+use crate::monitor::Monitor;
+use crate::options::Options;
+use crate::plan::Batch;
+use crate::{console, qemu};
+use anyhow::{Context, Result, bail};
+use pagemend_lab_protocol::{Command, Event, Report, ScenarioInfo, Verdict, decode, encode};
+use std::fs;
+use std::io::{BufRead, BufReader, ErrorKind, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// How long a kernel may take to come up. Software emulation on a busy machine is slow.
+const BOOT: Duration = Duration::from_secs(180);
+
+/// What came of a boot: reports, and the scenarios that it did not get to.
+#[derive(Debug)]
+pub(crate) struct Outcome {
+    pub(crate) reports: Vec<Report>,
+    pub(crate) left: Option<Batch>,
+}
+
+/// Boots a kernel for a batch.
+pub(crate) fn run(
+    options: &Options,
+    kernel: &Kernel,
+    initramfs: &Path,
+    batch: &Batch,
+    mut say: impl FnMut(&Report),
+) -> Result<Outcome> {
+    let directory = tempfile::Builder::new()
+        .prefix("boot-")
+        .tempdir_in(&options.cache)
+        .context("cannot make a directory for a boot")?;
+    let path = directory.path().to_owned();
+    if options.keep {
+        eprintln!("lab: logs of this boot: {}", directory.keep().display());
+    }
+    let machine = qemu::start(options, kernel, initramfs, batch, &path)?;
+    let mut session = Session {
+        stream: BufReader::new(machine.channel.try_clone()?),
+        monitor: Monitor::new(machine.monitor.try_clone()?)
+            .with_context(|| messages(&path.join("qemu.log")))?,
+        console: path.join("console.log"),
+        kernel: String::new(),
+        arch: String::new(),
+    };
+    let mut reports = Vec::new();
+    let mut up = session.greet();
+    for (index, scenario) in batch.scenarios.iter().enumerate() {
+        let (report, alive) = session.scenario(scenario, std::mem::replace(&mut up, Ok(())));
+        let mut rest = batch.scenarios[index + 1..].to_vec();
+        if !alive && scenario.needs.tries > 1 && console::met_the_kernel(&report.kernel_log) {
+            let mut again = scenario.clone();
+            again.needs.tries -= 1;
+            rest.insert(0, again);
+        } else {
+            say(&report);
+            reports.push(report);
+        }
+        if !alive {
+            let left = (!rest.is_empty()).then_some(Batch {
+                cpu: batch.cpu,
+                scenarios: rest,
+            });
+            return Ok(Outcome { reports, left });
+        }
+    }
+    let _ = session.send(&Command::PowerOff);
+    Ok(Outcome {
+        reports,
+        left: None,
+    })
+}
+
+struct Session {
+    stream: BufReader<UnixStream>,
+    monitor: Monitor,
+    console: PathBuf,
+    kernel: String,
+    arch: String,
+}
+
+impl Session {
+    fn greet(&mut self) -> Result<()> {
+        match self.receive(Instant::now() + BOOT)? {
+            Event::Hello {
+                kernel,
+                arch,
+                troubles,
+            } => {
+                for trouble in troubles {
+                    eprintln!("lab: in the guest: {trouble}");
+                }
+                (self.kernel, self.arch) = (kernel, arch);
+                Ok(())
+            }
+            other => bail!("the guest said {other:?} before it was up"),
+        }
+    }
+
+    /// Runs a scenario, and says whether the machine can run another. `up` is what came of the boot, which counts for the first scenario.
+    fn scenario(&mut self, scenario: &ScenarioInfo, up: Result<()>) -> (Report, bool) {
+        let console_before = self.console_log().len();
+        let mut report = Report {
+            name: scenario.name.clone(),
+            kernel: self.kernel.clone(),
+            arch: self.arch.clone(),
+            verdict: Verdict::Fail,
+            reason: None,
+            seconds: 0.0,
+            measurements: Vec::new(),
+            assertions: Vec::new(),
+            steps: Vec::new(),
+            kernel_log: Vec::new(),
+        };
+        let start = Instant::now();
+        let outcome = up.and_then(|()| self.converse(scenario, start, &mut report));
+        report.seconds = start.elapsed().as_secs_f64();
+        let alive = outcome.is_ok();
+        if let Err(error) = outcome {
+            report.verdict = Verdict::Fail;
+            report.reason = Some(format!("{error:#}"));
+        }
+        let log = self.console_log();
+        let news = String::from_utf8_lossy(log.get(console_before..).unwrap_or_default());
+        if let Some(trouble) = console::trouble(
+            news.lines()
+                .chain(report.kernel_log.iter().map(String::as_str)),
+        ) {
+            report.verdict = Verdict::Fail;
+            let reason = report
+                .reason
+                .take()
+                .map_or_else(String::new, |r| format!("{r}; "));
+            report.reason = Some(format!("{reason}the kernel is in trouble: {trouble}"));
+        }
+        if report.verdict == Verdict::Fail {
+            let seen = std::mem::take(&mut report.kernel_log);
+            report.kernel_log = console::excerpt(&news);
+            report.kernel_log.extend(seen);
+        }
+        (report, alive)
+    }
+
+    fn converse(
+        &mut self,
+        scenario: &ScenarioInfo,
+        start: Instant,
+        report: &mut Report,
+    ) -> Result<()> {
+        let deadline = start + Duration::from_secs(scenario.needs.seconds.into());
+        self.send(&Command::Run {
+            scenario: scenario.name.clone(),
+        })?;
+        report.reason = Some("it ended without a verdict".into());
+        loop {
+            match self.receive(deadline)? {
+                Event::Hello { .. } => bail!("the machine started again"),
+                Event::Step { text } => report.steps.push(text),
+                Event::Measurement(measurement) => report.measurements.push(measurement),
+                Event::Assertion(assertion) => report.assertions.push(assertion),
+                Event::Raise(check) => {
+                    let error = self.monitor.raise(&check).err();
+                    self.send(&Command::Done {
+                        error: error.map(|error| format!("{error:#}")),
+                    })?;
+                }
+                Event::Verdict { verdict, reason } => {
+                    (report.verdict, report.reason) = (verdict, reason);
+                }
+                Event::Ended { died, kernel_log } => {
+                    report.kernel_log = kernel_log;
+                    if let Some(died) = died {
+                        report.verdict = Verdict::Fail;
+                        report.reason = Some(died);
+                    }
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    fn send(&mut self, command: &Command) -> Result<()> {
+        self.stream
+            .get_mut()
+            .write_all(encode(command).as_bytes())
+            .context("the machine is gone")
+    }
+
+    fn receive(&mut self, deadline: Instant) -> Result<Event> {
+        let left = deadline.saturating_duration_since(Instant::now());
+        // Zero would mean for ever.
+        let left = left.max(Duration::from_millis(1));
+        self.stream.get_ref().set_read_timeout(Some(left))?;
+        let mut line = String::new();
+        match self.stream.read_line(&mut line) {
+            Ok(0) => bail!("the machine died"),
+            Ok(_) => decode(&line)
+                .with_context(|| format!("the guest said something else: `{}`", line.trim_end())),
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                bail!("it was not through within its time limit")
+            }
+            Err(error) => Err(error).context("cannot read from the machine"),
+        }
+    }
+
+    fn console_log(&self) -> Vec<u8> {
+        fs::read(&self.console).unwrap_or_default()
+    }
+}
+
+fn messages(log: &Path) -> String {
+    let text = fs::read_to_string(log).unwrap_or_default();
+    format!("QEMU did not start: {}", text.trim())
+}

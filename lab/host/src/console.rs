@@ -1,0 +1,76 @@
+//! The console log: what the kernel says when it can say nothing else any more.
+
+/// What in a kernel log means that the kernel itself is in trouble.
+const TROUBLE: [&str; 10] = [
+    "Kernel panic",
+    "BUG:",
+    "Oops",
+    "kernel BUG at",
+    "soft lockup",
+    "hard LOCKUP",
+    "blocked for more than",
+    "rcu: INFO: rcu_",
+    "general protection fault",
+    "WARNING:",
+];
+
+/// The first line that tells of trouble.
+pub(crate) fn trouble<'a>(lines: impl IntoIterator<Item = &'a str>) -> Option<String> {
+    lines
+        .into_iter()
+        .find(|line| TROUBLE.iter().any(|words| line.contains(words)))
+        .map(|line| line.trim().to_owned())
+}
+
+/// The lines worth showing with a result: memory failures, and the last words of a kernel in trouble.
+pub(crate) fn excerpt(log: &str) -> Vec<String> {
+    /// Lines of a kernel's last words.
+    const LAST: usize = 40;
+    let lines: Vec<&str> = log.lines().map(str::trim_end).collect();
+    let first = lines
+        .iter()
+        .position(|line| trouble([*line]).is_some())
+        .unwrap_or(lines.len());
+    let mut excerpt: Vec<String> = lines[..first]
+        .iter()
+        .filter(|line| line.contains("Memory failure:") || line.contains("lab:"))
+        .map(|line| (*line).to_owned())
+        .collect();
+    // What the hardware said stands before the panic that it led to.
+    let hardware = lines[..first]
+        .iter()
+        .filter(|line| line.contains("[Hardware Error]"));
+    excerpt.extend(hardware.map(|line| (*line).to_owned()));
+    excerpt.extend(
+        lines[first..]
+            .iter()
+            .take(LAST)
+            .map(|line| (*line).to_owned()),
+    );
+    excerpt
+}
+
+/// Whether a load's machine check was raised while the processor was in the kernel. A real one belongs to the load and cannot be; an emulated one comes when it comes.
+pub(crate) fn met_the_kernel(log: &[String]) -> bool {
+    log.iter()
+        .any(|line| line.contains("Data load in unrecoverable area of kernel"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_is_found_and_shown_with_the_memory_failures_before_it() {
+        let log = "booting\n[1.0] Memory failure: 0x1: recovered\nnoise\n[2.0] Kernel panic - not syncing\n[2.1] CPU: 0\n";
+        assert!(trouble(log.lines()).unwrap().contains("Kernel panic"));
+        let excerpt = excerpt(log);
+        assert_eq!(excerpt.len(), 3);
+        assert!(excerpt[0].contains("Memory failure"));
+    }
+
+    #[test]
+    fn a_memory_failure_is_no_trouble() {
+        assert_eq!(trouble(["Memory failure: 0x1: recovered"]), None);
+    }
+}

@@ -1,0 +1,48 @@
+//! The initramfs: the guest program, the modules, the directories to mount on. Kept under a name made from its contents.
+
+use crate::cpio::Archive;
+use crate::kernel::Kernel;
+use crate::modules;
+use crate::options::Arch;
+use anyhow::{Context, Result};
+use sha2::{Digest, Sha256};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// The initramfs for a kernel and a guest program.
+pub(crate) fn initramfs(
+    kernel: &Kernel,
+    program: &Path,
+    arch: Arch,
+    cache: &Path,
+) -> Result<PathBuf> {
+    let mut archive = Archive::default();
+    for directory in ["dev", "proc", "sys", "tmp", "modules", "huge-2m"] {
+        archive.directory(directory);
+    }
+    let init = fs::read(program).with_context(|| format!("cannot read {}", program.display()))?;
+    archive.file("init", &init);
+    if let Some(tree) = &kernel.modules {
+        let collected = modules::collect(tree, arch.modules())?;
+        for (number, module) in collected.iter().enumerate() {
+            let name = format!("modules/{number:02}-{}.ko", module.name);
+            archive.file(&name, &module.contents);
+        }
+    }
+    let bytes = archive.finish();
+    let digest: String = Sha256::digest(&bytes)
+        .iter()
+        .take(8)
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    let images = cache.join("images");
+    fs::create_dir_all(&images).with_context(|| format!("cannot create {}", images.display()))?;
+    let path = images.join(format!("{digest}.cpio"));
+    if !path.is_file() {
+        // Written beside its place and then moved there, so that an interrupted run leaves nothing half done.
+        let half = tempfile::NamedTempFile::new_in(&images).context("cannot make an image")?;
+        fs::write(half.path(), &bytes).context("cannot write an image")?;
+        half.persist(&path).context("cannot keep an image")?;
+    }
+    Ok(path)
+}

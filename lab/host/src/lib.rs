@@ -1,0 +1,25 @@
+//! The lab's host side: it finds QEMU and kernels, boots them with the lab's init program, lets scenarios run inside and judges what came of them.
+//!
+//! The way of a run, in the order of the files: [`Options`] → `program` builds the guest's program and asks it for its scenarios → `plan` puts scenarios together into boots → `kernel`, `modules`, `cpio` and `image` make what is booted → `qemu` starts the machine → `boot` talks to it, with `monitor` for what only the hypervisor can do → `console` looks for what the kernel did not report itself → `report` and `table` say it.
+
+mod boot;
+mod console;
+mod cpio;
+mod image;
+mod kernel;
+mod modules;
+mod monitor;
+mod options;
+mod plan;
+mod program;
+mod qemu;
+mod report;
+mod run;
+mod self_test;
+mod table;
+
+pub use options::{Accelerator, Arch, Options};
+pub use report::{failed, summary, write_json};
+pub use run::{list, run};
+pub use self_test::self_test;
+pub use table::write_tables;

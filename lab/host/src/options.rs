@@ -1,0 +1,91 @@
+//! What a run of the lab can be told.
+
+use std::path::PathBuf;
+
+/// What to run, on what.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Names or wildcards of scenarios; empty means the default set.
+    pub names: Vec<String>,
+    /// Also those that are not in the default set.
+    pub all: bool,
+    /// Kernels: a version such as `6.12`, or the path of a kernel image, of a Debian package, or of a directory with `boot/` and `lib/modules/`.
+    pub kernels: Vec<String>,
+    /// The architecture of the machines.
+    pub arch: Arch,
+    /// MiB of memory that a machine may have. One scenario that needs more gets more.
+    pub memory: u32,
+    /// How the machine's processor is made.
+    pub accelerator: Accelerator,
+    /// Machines side by side.
+    pub jobs: usize,
+    /// Keep each machine's console log and QEMU's messages, and say where.
+    pub keep: bool,
+    /// The package that is the guest program: static, with a binary of its own name, and speaking the protocol.
+    pub program: String,
+    /// The workspace, where the guest program is built from.
+    pub workspace: PathBuf,
+    /// Where kernels, images and builds are kept.
+    pub cache: PathBuf,
+}
+
+/// An architecture that the lab can boot.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Arch {
+    /// A PC.
+    X86_64,
+}
+
+/// How the machine's processor is made.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Accelerator {
+    /// Software emulation: slower, and the same everywhere.
+    Tcg,
+    /// The host's processor.
+    Kvm,
+}
+
+impl Arch {
+    /// Rust's name for programs of this architecture.
+    pub(crate) fn target(self) -> &'static str {
+        match self {
+            Self::X86_64 => "x86_64-unknown-linux-gnu",
+        }
+    }
+
+    /// QEMU's program, and the Debian package that has it.
+    pub(crate) fn qemu(self) -> (&'static str, &'static str) {
+        match self {
+            Self::X86_64 => ("qemu-system-x86_64", "qemu-system-x86"),
+        }
+    }
+
+    /// Debian's name.
+    pub(crate) fn debian(self) -> &'static str {
+        match self {
+            Self::X86_64 => "amd64",
+        }
+    }
+
+    /// The modules that scenarios use, without those that these depend on.
+    pub(crate) fn modules(self) -> &'static [&'static str] {
+        match self {
+            Self::X86_64 => &[
+                "hwpoison-inject",
+                "kvm",
+                "kvm-amd",
+                "nd_e820",
+                "nd_pmem",
+                "dax_pmem",
+                "device_dax",
+            ],
+        }
+    }
+
+    /// The kernel's name for the console and for the channel's port.
+    pub(crate) fn ports(self) -> (&'static str, &'static str) {
+        match self {
+            Self::X86_64 => ("ttyS0", "/dev/ttyS1"),
+        }
+    }
+}

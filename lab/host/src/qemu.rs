@@ -1,0 +1,144 @@
+//! Finds QEMU, or installs it, and starts machines. The channel and the monitor are sockets that QEMU gets as its standard input and output: no paths, no ports, and their end is the machine's end.
+
+use crate::kernel::{Kernel, output};
+use crate::options::{Accelerator, Arch, Options};
+use crate::plan::Batch;
+use anyhow::{Context, Result, bail};
+use pagemend_lab_protocol::Cpu;
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::{Child, Command};
+
+/// A started machine. It is gone when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Machine {
+    pub(crate) channel: UnixStream,
+    pub(crate) monitor: UnixStream,
+    child: Child,
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Makes sure that QEMU is there: installs it if that is allowed, else says how.
+pub(crate) fn ensure(arch: Arch) -> Result<()> {
+    let (program, package) = arch.qemu();
+    if Command::new(program).arg("--version").output().is_ok() {
+        return Ok(());
+    }
+    let install = format!("apt-get install --yes --no-install-recommends {package}");
+    let root = output(Command::new("id").arg("-u")).is_ok_and(|id| id.trim() == "0");
+    if !root {
+        bail!("the lab needs {program}; as root: {install}");
+    }
+    eprintln!("lab: installing {package}");
+    let words: Vec<&str> = install.split(' ').collect();
+    output(
+        Command::new(words[0])
+            .args(&words[1..])
+            .env("DEBIAN_FRONTEND", "noninteractive"),
+    )
+    .with_context(|| format!("the lab needs {program} and could not install it"))?;
+    Ok(())
+}
+
+/// Starts a machine for a batch; its console and QEMU's own messages go to files in `directory`.
+pub(crate) fn start(
+    options: &Options,
+    kernel: &Kernel,
+    initramfs: &Path,
+    batch: &Batch,
+    directory: &Path,
+) -> Result<Machine> {
+    let (program, _) = options.arch.qemu();
+    let (channel, its_channel) = UnixStream::pair().context("cannot make a socket pair")?;
+    let (monitor, its_monitor) = UnixStream::pair().context("cannot make a socket pair")?;
+    let messages = File::create(directory.join("qemu.log")).context("cannot make a log")?;
+    let child = Command::new(program)
+        .args(machine(options, batch.cpu))
+        .args(["-m", &format!("{}M", batch.memory())])
+        .arg("-kernel")
+        .arg(&kernel.image)
+        .arg("-initrd")
+        .arg(initramfs)
+        .args(["-append", &parameters(options.arch, batch)])
+        .args([
+            "-nodefaults",
+            "-no-user-config",
+            "-no-reboot",
+            "-display",
+            "none",
+        ])
+        .arg("-chardev")
+        .arg(format!(
+            "file,id=console,path={}",
+            directory.join("console.log").display()
+        ))
+        .args(["-serial", "chardev:console"])
+        .args(["-chardev", "socket,id=channel,fd=0"])
+        .args(["-serial", "chardev:channel"])
+        .args(["-chardev", "socket,id=monitor,fd=1"])
+        .args(["-mon", "chardev=monitor,mode=control"])
+        .stdin(OwnedFd::from(its_channel))
+        .stdout(OwnedFd::from(its_monitor))
+        .stderr(messages)
+        .spawn()
+        .with_context(|| format!("cannot start {program}"))?;
+    Ok(Machine {
+        channel,
+        monitor,
+        child,
+    })
+}
+
+fn machine(options: &Options, cpu: Cpu) -> Vec<String> {
+    let accelerator = match options.accelerator {
+        Accelerator::Tcg => "tcg,thread=multi",
+        Accelerator::Kvm => "kvm",
+    };
+    // Without fast-string copying, which software emulation does a byte at a time.
+    let cpu = match (options.accelerator, cpu) {
+        (Accelerator::Tcg, Cpu::Amd) => "max,svm=on,-erms,-fsrm",
+        // A family and model that Linux expects recoverable machine checks from.
+        (Accelerator::Tcg, Cpu::Intel) => "Skylake-Server-noTSX-IBRS,-erms",
+        (Accelerator::Kvm, _) => "host",
+    };
+    [
+        "-machine",
+        "q35",
+        "-accel",
+        accelerator,
+        "-cpu",
+        cpu,
+        "-smp",
+        "2",
+    ]
+    .map(ToOwned::to_owned)
+    .into()
+}
+
+fn parameters(arch: Arch, batch: &Batch) -> String {
+    let (console, channel) = arch.ports();
+    let mut words = vec![
+        format!("console={console}"),
+        format!("pagemend.channel={channel}"),
+        // A panic ends the machine, and -no-reboot ends QEMU.
+        "panic=-1 quiet loglevel=5".into(),
+        // Nobody attacks an emulated processor, and guarding it costs time.
+        "mitigations=off".into(),
+    ];
+    if batch.huge_1g() > 0 {
+        words.push(format!("hugepagesz=1G hugepages={}", batch.huge_1g()));
+    }
+    if batch.scenarios.iter().any(|s| s.needs.persistent) {
+        // 128 MiB at the second GiB, which every machine has.
+        words.push("memmap=128M!1G".into());
+    }
+    words.join(" ")
+}

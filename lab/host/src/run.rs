@@ -1,0 +1,82 @@
+//! A whole run: every selected scenario on every kernel, some machines side by side.
+
+use crate::options::Options;
+use crate::plan::Batch;
+use crate::{boot, image, kernel, plan, program, qemu, report};
+use anyhow::{Context, Result};
+use pagemend_lab_protocol::{Report, ScenarioInfo};
+use std::collections::VecDeque;
+use std::fs;
+use std::sync::Mutex;
+
+/// All scenarios, the selected ones if names are given.
+///
+/// # Errors
+/// The guest program does not build, or a name selects nothing.
+pub fn list(options: &Options) -> Result<Vec<ScenarioInfo>> {
+    let scenarios = program::scenarios(&program::build(options)?)?;
+    if options.names.is_empty() {
+        return Ok(scenarios);
+    }
+    plan::select(scenarios, &options.names, options.all)
+}
+
+/// Runs what the options select and gives a report for each scenario and kernel.
+///
+/// # Errors
+/// Something that the lab needs is missing: the text names it and what provides it. A failing scenario is a report, not an error.
+pub fn run(options: &Options) -> Result<Vec<Report>> {
+    fs::create_dir_all(&options.cache)
+        .with_context(|| format!("cannot create {}", options.cache.display()))?;
+    let program = program::build(options)?;
+    let selected = plan::select(program::scenarios(&program)?, &options.names, options.all)?;
+    qemu::ensure(options.arch)?;
+    let mut reports = Vec::new();
+    for wanted in &options.kernels {
+        let kernel = kernel::find(wanted, options.arch, &options.cache)?;
+        let initramfs = image::initramfs(&kernel, &program, options.arch, &options.cache)?;
+        let batches = plan::batches(selected.clone(), options.memory);
+        let found = side_by_side(options.jobs, batches, |batch| {
+            boot::run(options, &kernel, &initramfs, batch, report::progress)
+        })?;
+        reports.extend(found);
+    }
+    Ok(reports)
+}
+
+/// Boots batches, at most `jobs` at a time, until none is left.
+fn side_by_side(
+    jobs: usize,
+    batches: Vec<Batch>,
+    boot: impl Fn(&Batch) -> Result<boot::Outcome> + Sync,
+) -> Result<Vec<Report>> {
+    let queue = Mutex::new(VecDeque::from(batches));
+    let reports = Mutex::new(Vec::new());
+    let work = || -> Result<()> {
+        loop {
+            // Taken in a statement of its own, so that nobody waits for a boot.
+            let next = queue.lock().expect("no thread panics with it").pop_front();
+            let Some(batch) = next else { return Ok(()) };
+            let outcome = boot(&batch)?;
+            reports
+                .lock()
+                .expect("no thread panics with it")
+                .extend(outcome.reports);
+            queue
+                .lock()
+                .expect("no thread panics with it")
+                .extend(outcome.left);
+        }
+    };
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..jobs.max(1)).map(|_| scope.spawn(work)).collect();
+        workers.into_iter().try_for_each(|worker| {
+            worker
+                .join()
+                .unwrap_or_else(|_| Err(anyhow::anyhow!("a boot's thread panicked")))
+        })
+    })?;
+    let mut reports = reports.into_inner().expect("all threads are gone");
+    reports.sort_by(|a: &Report, b| a.name.cmp(&b.name));
+    Ok(reports)
+}

@@ -1,0 +1,170 @@
+//! The document on what a kernel does: the `kernel/*` scenarios of a run as tables, one for each kind of memory. It holds nothing that changes from run to run, so that a difference between two kernels, or between two runs, shows as a difference of the files.
+
+use anyhow::{Context, Result};
+use pagemend_lab_protocol::{Report, ScenarioInfo, Verdict};
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Writes `kernel-behaviour-VERSION.md` into a directory for each kernel of a run, and gives the files.
+///
+/// # Errors
+/// A file cannot be written.
+pub fn write_tables(
+    directory: &Path,
+    scenarios: &[ScenarioInfo],
+    reports: &[Report],
+) -> Result<Vec<PathBuf>> {
+    let mut by_kernel: BTreeMap<String, Vec<&Report>> = BTreeMap::new();
+    for report in reports.iter().filter(|report| !report.kernel.is_empty()) {
+        by_kernel
+            .entry(series(&report.kernel))
+            .or_default()
+            .push(report);
+    }
+    let mut paths = Vec::new();
+    for (series, reports) in by_kernel {
+        let path = directory.join(format!("kernel-behaviour-{series}.md"));
+        fs::create_dir_all(directory)
+            .and_then(|()| fs::write(&path, document(&series, scenarios, &reports)))
+            .with_context(|| format!("cannot write {}", path.display()))?;
+        paths.push(path);
+    }
+    Ok(paths)
+}
+
+/// `6.12` of `6.12.117+deb12-amd64`.
+fn series(release: &str) -> String {
+    let mut numbers = release.split('.');
+    match (numbers.next(), numbers.next()) {
+        (Some(major), Some(minor)) => format!("{major}.{minor}"),
+        _ => release.to_owned(),
+    }
+}
+
+fn document(series: &str, scenarios: &[ScenarioInfo], reports: &[&Report]) -> String {
+    let release = reports.first().map_or("", |report| report.kernel.as_str());
+    let mut text = format!(
+        "# What Linux {series} does when memory fails\n\n\
+         Seen on {release}. Written by `cargo xtask lab --kernel {series} --table`; do not edit.\n\n\
+         Memory is filled, broken at one 4 KiB in its middle, and looked at: by the process itself, through another mapping of the same file, and by another process. \
+         \"AR\" and \"AO\" are the signals `BUS_MCEERR_AR` and `BUS_MCEERR_AO` with their `si_addr_lsb`. \
+         Pages and KiB are changes since before the first error.\n\n\
+         | | how memory breaks |\n|---|---|\n\
+         | early | the module hwpoison-inject, as a scrubber would find it; a thread of each process has asked for early kill |\n\
+         | late | the same; nobody has asked |\n\
+         | load | a machine check with action required, in a thread that is reading the place |\n\
+         | madvise | `MADV_HWPOISON` |\n\
+         | scrubber | a machine check with action optional; a thread of each process has asked for early kill |\n\
+         | soft-offline | `MADV_SOFT_OFFLINE`: corrected errors were too many |\n"
+    );
+    let mut backings: BTreeMap<&str, Vec<(&str, &Report)>> = BTreeMap::new();
+    for report in reports {
+        let words: Vec<&str> = report.name.split('/').collect();
+        if let ["kernel", backing, injection] = words.as_slice() {
+            backings
+                .entry(backing)
+                .or_default()
+                .push((injection, report));
+        }
+    }
+    for (backing, columns) in &backings {
+        table(&mut text, backing, columns);
+    }
+    mechanisms(&mut text, scenarios, reports);
+    text
+}
+
+fn table(text: &mut String, backing: &str, columns: &[(&str, &Report)]) {
+    let _ = write!(text, "\n## {backing}\n\n|");
+    for (injection, _) in columns {
+        let _ = write!(text, " | {injection}");
+    }
+    let _ = writeln!(text, " |\n|---{}|", "|---".repeat(columns.len()));
+    let mut rows: Vec<&str> = Vec::new();
+    for (_, report) in columns {
+        let mut place = 0;
+        for seen in &report.measurements {
+            // A row that other columns lack goes after the one before it.
+            match rows.iter().position(|row| *row == seen.name) {
+                Some(found) => place = found + 1,
+                None => {
+                    rows.insert(place, &seen.name);
+                    place += 1;
+                }
+            }
+        }
+    }
+    for row in rows {
+        let _ = write!(text, "| {row}");
+        for (_, report) in columns {
+            let cell = match report.verdict {
+                Verdict::Skip => "not run".to_owned(),
+                _ => report.measured(row).unwrap_or_default(),
+            };
+            let _ = write!(text, " | {cell}");
+        }
+        text.push_str(" |\n");
+    }
+}
+
+/// The scenarios that prove a sentence each, with whether it is so.
+fn mechanisms(text: &mut String, scenarios: &[ScenarioInfo], reports: &[&Report]) {
+    let others: Vec<_> = reports
+        .iter()
+        .filter(|report| report.name.starts_with("mechanism/"))
+        .collect();
+    if others.is_empty() {
+        return;
+    }
+    text.push_str("\n## What a mend relies on\n\n| | |\n|---|---|\n");
+    for report in others {
+        let proves = scenarios
+            .iter()
+            .find(|scenario| scenario.name == report.name)
+            .map_or(report.name.as_str(), |scenario| scenario.proves.as_str());
+        let so = match report.verdict {
+            Verdict::Pass => "yes",
+            Verdict::Fail => "no",
+            Verdict::Skip => "not run",
+        };
+        let _ = writeln!(text, "| {proves} | {so} |");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pagemend_lab_protocol::Measurement;
+
+    fn report(name: &str, seen: &[(&str, &str)]) -> Report {
+        Report {
+            name: name.into(),
+            kernel: "6.12.117+deb12-amd64".into(),
+            arch: "x86_64".into(),
+            verdict: Verdict::Pass,
+            reason: None,
+            seconds: 1.0,
+            measurements: seen
+                .iter()
+                .map(|(name, value)| Measurement {
+                    name: (*name).into(),
+                    value: (*value).into(),
+                })
+                .collect(),
+            assertions: Vec::new(),
+            steps: Vec::new(),
+            kernel_log: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn ways_to_break_memory_are_columns_and_rows_keep_their_order() {
+        let early = report("kernel/shmem/early", &[("told", "AO"), ("touch", "AR")]);
+        let late = report("kernel/shmem/late", &[("touch", "AR"), ("pool", "+0")]);
+        let text = document("6.12", &[], &[&early, &late]);
+        let table = "| | early | late |\n|---|---|---|\n| told | AO |  |\n| touch | AR | AR |\n| pool |  | +0 |\n";
+        assert!(text.contains(table), "{text}");
+    }
+}

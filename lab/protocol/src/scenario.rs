@@ -1,0 +1,125 @@
+//! How a scenario describes itself, so that the host can boot a machine that suits it without knowing it.
+
+use serde::{Deserialize, Serialize};
+
+/// What the host knows of a scenario before running it.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct ScenarioInfo {
+    /// Path-like: `family/case`. What `cargo xtask lab NAME` selects, with wildcards.
+    pub name: String,
+    /// The sentence that the scenario proves.
+    pub proves: String,
+    /// The machine that it needs.
+    pub needs: Needs,
+    /// When it is run without being named.
+    pub set: Set,
+}
+
+/// When a scenario runs without being named on the command line.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Set {
+    /// With every run of the lab.
+    Default,
+    /// With `--all`.
+    All,
+    /// Never: it fails on purpose, to test that the lab notices.
+    Broken,
+}
+
+/// The machine that a scenario needs. Scenarios with the same processor share a boot as far as the memory goes.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Needs {
+    /// The processor, which decides how the guest kernel reads a machine check.
+    pub cpu: Cpu,
+    /// Free 2 MiB pages at the start of the scenario.
+    pub huge_2m: u32,
+    /// 1 GiB pages, reserved when the machine boots; the scenario may lose them.
+    pub huge_1g: u32,
+    /// Seconds until it counts as hung.
+    pub seconds: u32,
+    /// Whether it gets a boot of its own.
+    pub alone: bool,
+    /// Whether it needs persistent memory, which it must have to itself: a boot of its own.
+    pub persistent: bool,
+    /// How often it may be tried if its machine check met the kernel itself, which is the emulator's timing and no finding.
+    pub tries: u32,
+}
+
+impl Needs {
+    /// No huge pages, any company, and a minute.
+    pub const NOTHING: Self = Self {
+        cpu: Cpu::Amd,
+        huge_2m: 0,
+        huge_1g: 0,
+        seconds: 60,
+        alone: false,
+        persistent: false,
+        tries: 1,
+    };
+
+    /// So many free 2 MiB pages.
+    #[must_use]
+    pub const fn huge_2m(self, pages: u32) -> Self {
+        Self {
+            huge_2m: pages,
+            ..self
+        }
+    }
+
+    /// So many 1 GiB pages.
+    #[must_use]
+    pub const fn huge_1g(self, pages: u32) -> Self {
+        Self {
+            huge_1g: pages,
+            ..self
+        }
+    }
+
+    /// This processor.
+    #[must_use]
+    pub const fn cpu(self, cpu: Cpu) -> Self {
+        Self { cpu, ..self }
+    }
+
+    /// So many seconds until it counts as hung.
+    #[must_use]
+    pub const fn seconds(self, seconds: u32) -> Self {
+        Self { seconds, ..self }
+    }
+
+    /// Persistent memory, in a boot of its own.
+    #[must_use]
+    pub const fn persistent(self) -> Self {
+        Self {
+            persistent: true,
+            alone: true,
+            ..self
+        }
+    }
+
+    /// So many tries if its machine check meets the kernel itself.
+    #[must_use]
+    pub const fn tries(self, tries: u32) -> Self {
+        Self { tries, ..self }
+    }
+
+    /// A boot of its own.
+    #[must_use]
+    pub const fn alone(self) -> Self {
+        Self {
+            alone: true,
+            ..self
+        }
+    }
+}
+
+/// The processor that the machine pretends to have.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Cpu {
+    /// With virtual machines inside (nested SVM), so that `/dev/kvm` works.
+    Amd,
+    /// With machine checks that a kernel can recover from (`MCG_SER_P`), which the emulated AMD model lacks.
+    Intel,
+}

@@ -1,0 +1,120 @@
+//! `cargo xtask lab`: real memory failures on real kernels.
+
+use anyhow::{Context, Result};
+use clap::{Args, ValueEnum};
+use pagemend_lab_host::{
+    Accelerator, Arch, Options, list, self_test, summary, write_json, write_tables,
+};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+/// Arguments of `cargo xtask lab`.
+#[derive(Args)]
+pub(crate) struct Arguments {
+    /// Scenarios by name or wildcard, such as 'kernel/*'; none means the default set
+    names: Vec<String>,
+    /// Show the scenarios and what each proves, and run nothing
+    #[arg(long)]
+    list: bool,
+    /// Run the scenarios outside the default set as well
+    #[arg(long)]
+    all: bool,
+    /// Kernel: a version (downloaded from Debian), or the path of an image, a package, or a directory with boot/ and lib/modules/; may be given more than once
+    #[arg(long, value_name = "VERSION|PATH", default_value = "6.12")]
+    kernel: Vec<String>,
+    /// Architecture of the machines
+    #[arg(long, value_enum, default_value_t = ArchName::X86_64)]
+    arch: ArchName,
+    /// Memory that a machine may have, in MiB; more means fewer boots
+    #[arg(long, value_name = "MIB", default_value_t = 6144)]
+    memory: u32,
+    /// How the machines' processors are made; auto is tcg, which is the same everywhere
+    #[arg(long, value_enum, default_value_t = AcceleratorName::Auto)]
+    accel: AcceleratorName,
+    /// Machines side by side
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    jobs: usize,
+    /// Keep the console log and QEMU's messages of each boot
+    #[arg(long)]
+    keep: bool,
+    /// Write the results as a JSON list
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Write docs/kernel-behaviour-VERSION.md from the kernel/* scenarios of this run
+    #[arg(long)]
+    table: bool,
+    /// Test the lab itself: scenarios that are wrong must fail, each for its reason
+    #[arg(long, conflicts_with_all = ["names", "list", "all", "table"])]
+    self_test: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum ArchName {
+    #[value(name = "x86_64")]
+    X86_64,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum AcceleratorName {
+    Auto,
+    Tcg,
+    Kvm,
+}
+
+/// Runs the lab. Anything but a success means that a scenario failed.
+pub(crate) fn run(arguments: Arguments) -> Result<ExitCode> {
+    let workspace = workspace()?;
+    let target = std::env::var_os("CARGO_TARGET_DIR")
+        .map_or_else(|| workspace.join("target"), PathBuf::from);
+    let options = Options {
+        names: arguments.names,
+        all: arguments.all,
+        kernels: arguments.kernel,
+        arch: match arguments.arch {
+            ArchName::X86_64 => Arch::X86_64,
+        },
+        memory: arguments.memory,
+        accelerator: match arguments.accel {
+            AcceleratorName::Auto | AcceleratorName::Tcg => Accelerator::Tcg,
+            AcceleratorName::Kvm => Accelerator::Kvm,
+        },
+        jobs: arguments.jobs,
+        keep: arguments.keep,
+        program: "pagemend-lab-guest".into(),
+        cache: target.join("lab"),
+        workspace: workspace.clone(),
+    };
+    if arguments.list {
+        for scenario in list(&options)? {
+            println!("{}\n    {}", scenario.name, scenario.proves);
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    if arguments.self_test {
+        self_test(&options)?;
+        println!("the lab notices everything that it should");
+        return Ok(ExitCode::SUCCESS);
+    }
+    let reports = pagemend_lab_host::run(&options)?;
+    if let Some(path) = &arguments.json {
+        write_json(path, &reports)?;
+    }
+    if arguments.table {
+        for path in write_tables(&workspace.join("docs"), &list(&options)?, &reports)? {
+            println!("wrote {}", path.display());
+        }
+    }
+    println!("{}", summary(&reports));
+    Ok(if pagemend_lab_host::failed(&reports) {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    })
+}
+
+fn workspace() -> Result<PathBuf> {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .map(Path::to_owned)
+        .context("xtask is not inside the workspace")
+}
