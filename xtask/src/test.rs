@@ -1,0 +1,190 @@
+//! `cargo xtask test`: everything that must hold before a change is one.
+//!
+//! Steps run one after another, each into a log of its own, so that what is printed is short: a
+//! line a step, and the end of the log of one that failed.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use clap::Args;
+
+/// Arguments of `cargo xtask test`.
+#[derive(Args)]
+pub(crate) struct Arguments {
+    /// Seeded schedules that the engine is run through on its model host; 3000 unless said
+    #[arg(long, value_name = "N")]
+    cases: Option<u64>,
+    /// Leave out the lab, which boots kernels in QEMU
+    #[arg(long)]
+    no_lab: bool,
+}
+
+struct Step {
+    name: &'static str,
+    command: Command,
+}
+
+/// Runs all steps, whatever fails, and says in the end what did.
+pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .context("xtask lies in the workspace")?;
+    let target = std::env::var_os("CARGO_TARGET_DIR")
+        .map_or_else(|| workspace.join("target"), PathBuf::from);
+    let logs = target.join("test-logs");
+    fs::create_dir_all(&logs).with_context(|| format!("making {}", logs.display()))?;
+
+    let mut tally = Tally::default();
+    for step in steps(arguments, &logs) {
+        step.run(workspace, &logs, &mut tally)?;
+    }
+    println!("{} passed, {} failed", tally.passed, tally.failed);
+    Ok(match tally.failed {
+        0 => ExitCode::SUCCESS,
+        _ => ExitCode::FAILURE,
+    })
+}
+
+fn steps(arguments: &Arguments, logs: &Path) -> Vec<Step> {
+    let step = |name, words: &[&str]| {
+        let mut command = Command::new(env!("CARGO"));
+        command.args(words);
+        Step { name, command }
+    };
+    let mut steps = vec![
+        step("format", &["fmt", "--all", "--check"]),
+        step(
+            "clippy",
+            &[
+                "clippy",
+                "--workspace",
+                "--all-targets",
+                "--",
+                "-D",
+                "warnings",
+            ],
+        ),
+        step("documentation", &["doc", "--workspace", "--no-deps"]),
+        step("tests", &["test", "--workspace", "--no-fail-fast"]),
+        // Optimised, because that is what users run, and because the linker then sees it all.
+        step("demo", &["run", "--release", "--", "demo", "--json"]),
+    ];
+    for step in &mut steps {
+        match step.name {
+            "documentation" => step.command.env("RUSTDOCFLAGS", "-D warnings"),
+            "tests" => step.command.envs(
+                arguments
+                    .cases
+                    .map(|cases| ("PAGEMEND_CASES", cases.to_string())),
+            ),
+            _ => &mut step.command,
+        };
+    }
+    if !arguments.no_lab {
+        let mut lab = step("lab", &["xtask", "lab", "--json"]);
+        lab.command.arg(logs.join("lab.json"));
+        steps.push(lab);
+        steps.push(step("lab can fail", &["xtask", "lab", "--self-test"]));
+    }
+    steps
+}
+
+impl Step {
+    fn run(mut self, workspace: &Path, logs: &Path, tally: &mut Tally) -> Result<()> {
+        let log = logs.join(format!("{}.log", self.name.replace(' ', "-")));
+        let file = File::create(&log).with_context(|| format!("making {}", log.display()))?;
+        let started = Instant::now();
+        let status = self
+            .command
+            .current_dir(workspace)
+            .stderr(file.try_clone()?)
+            .stdout(file)
+            .status()
+            .with_context(|| format!("running {:?}", self.command))?;
+        let text = fs::read_to_string(&log).unwrap_or_default();
+        let counted = tally.count(&text, status.success());
+        let seconds = started.elapsed().as_secs_f64();
+        let verdict = if status.success() { "ok" } else { "FAILED" };
+        println!("{:<14} {verdict:<7} {seconds:>6.1} s  {counted}", self.name);
+        if !status.success() {
+            let lines: Vec<_> = text.lines().collect();
+            for line in &lines[lines.len().saturating_sub(60)..] {
+                println!("    {line}");
+            }
+            println!("    all of it: {}", log.display());
+        }
+        Ok(())
+    }
+}
+
+/// How many tests there were, and how they ended.
+#[derive(Default)]
+struct Tally {
+    passed: u64,
+    failed: u64,
+}
+
+impl Tally {
+    /// Adds a step: the tests that its log counts, or the step itself where it counts none. Gives
+    /// what it counted, in words.
+    fn count(&mut self, log: &str, success: bool) -> String {
+        let (mut passed, mut failed) = (0, 0);
+        for line in log.lines() {
+            let line = line.strip_prefix("test result: ").unwrap_or(line);
+            let is_summary = line.contains(" passed") && line.contains(" failed");
+            for part in line.split([';', ',', '.']).filter(|_| is_summary) {
+                match part.trim().split_once(' ') {
+                    Some((number, "passed")) => passed += number.parse().unwrap_or(0),
+                    Some((number, "failed")) => failed += number.parse().unwrap_or(0),
+                    _ => {}
+                }
+            }
+        }
+        let words = match passed + failed {
+            0 => String::new(),
+            tests => format!("{tests} tests"),
+        };
+        // A step can fail without a failed test, by not being built for one.
+        match (passed + failed, success) {
+            (0, true) => passed = 1,
+            (_, false) => failed = failed.max(1),
+            _ => {}
+        }
+        self.passed += passed;
+        self.failed += failed;
+        words
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn counted(log: &str, success: bool) -> (u64, u64) {
+        let mut tally = Tally::default();
+        tally.count(log, success);
+        (tally.passed, tally.failed)
+    }
+
+    #[test]
+    fn the_tests_of_all_binaries_are_added_up() {
+        let log = "test result: ok. 40 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out\n\
+                   noise, with 3 passed in it\n\
+                   test result: FAILED. 7 passed; 2 failed; 0 ignored\n\
+                   \n3 passed, 0 failed, 0 skipped\n";
+        assert_eq!(counted(log, false), (50, 2));
+    }
+
+    #[test]
+    fn a_step_that_counts_nothing_counts_as_one() {
+        assert_eq!(counted("Checking pagemend", true), (1, 0));
+        assert_eq!(counted("error: could not compile", false), (0, 1));
+        assert_eq!(
+            counted("test result: ok. 3 passed; 0 failed", false),
+            (3, 1)
+        );
+    }
+}
