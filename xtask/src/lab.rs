@@ -40,8 +40,8 @@ pub(crate) struct Arguments {
     /// Write the results as a JSON list
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Write docs/kernel-behaviour-VERSION.md from the kernel/* scenarios of this run
-    #[arg(long)]
+    /// Write docs/kernel-behaviour-VERSION.md from this run, which must be a whole one
+    #[arg(long, conflicts_with = "names")]
     table: bool,
     /// Test the lab itself: scenarios that are wrong must fail, each for its reason
     #[arg(long, conflicts_with_all = ["names", "list", "all", "table"])]

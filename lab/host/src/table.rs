@@ -50,7 +50,8 @@ fn document(series: &str, scenarios: &[ScenarioInfo], reports: &[&Report]) -> St
          Seen on {release}. Written by `cargo xtask lab --kernel {series} --table`; do not edit.\n\n\
          Memory is filled, broken at one 4 KiB in its middle, and looked at: by the process itself, through another mapping of the same file, and by another process. \
          \"AR\" and \"AO\" are the signals `BUS_MCEERR_AR` and `BUS_MCEERR_AO` with their `si_addr_lsb`. \
-         Pages and KiB are changes since before the first error.\n\n\
+         Pages and KiB are changes since before the first error. \
+         Emulated memory keeps its bytes: where the kernel leaves a bad page mapped, a touch gives data here and a machine check on a real machine.\n\n\
          | | how memory breaks |\n|---|---|\n\
          | early | the module hwpoison-inject, as a scrubber would find it; a thread of each process has asked for early kill |\n\
          | late | the same; nobody has asked |\n\
