@@ -11,7 +11,7 @@ use std::io;
 use pagemend_core::address::{FRAME_SIZE, Hva, HvaRange};
 use pagemend_core::map::{FileId, Source};
 
-use crate::mapping::advise;
+use crate::mapping::{advise, set_apart};
 use crate::uffd::Uffd;
 
 /// What has failed.
@@ -73,7 +73,12 @@ fn poison_in_use(uffd: &Uffd, page: HvaRange, minor: bool) -> io::Result<()> {
     let unmapped = unsafe { advise(page.start(), page.len(), libc::MADV_DONTNEED_LOCKED) };
     let marked = unmapped.and_then(|()| uffd.poison(page));
     let done = uffd.unregister(page);
-    marked.and(done)
+    marked.and(done)?;
+    match page.len() {
+        FRAME_SIZE => set_apart(page),
+        // Nothing collapses what is a huge page already.
+        _ => Ok(()),
+    }
 }
 
 #[cfg(test)]

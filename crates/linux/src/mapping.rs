@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::ptr;
 
-use pagemend_core::address::{Hva, PageSize};
+use pagemend_core::address::{Hva, HvaRange, PageSize};
 
 /// What to map at an offset of a [`Mapping`].
 #[derive(Clone, Copy, Debug)]
@@ -160,6 +160,14 @@ pub(crate) unsafe fn advise(hva: Hva, len: u64, advice: libc::c_int) -> io::Resu
             return Err(error);
         }
     }
+}
+
+/// Makes a range with poison marks a mapping of its own, because the kernel drops the marks when it
+/// collapses what is around them into a huge page, and that takes one mapping. By a flag that means
+/// nothing for memory and that nobody else here sets.
+pub(crate) fn set_apart(range: HvaRange) -> io::Result<()> {
+    // SAFETY: the advice changes no byte.
+    unsafe { advise(range.start(), range.len(), libc::MADV_RANDOM) }
 }
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ use pagemend_core::map::{Backing, Segment, Source};
 use pagemend_core::plan::Reason;
 
 use crate::files::{Extent, Files, Kind};
-use crate::mapping::Mapping;
+use crate::mapping::{Mapping, advise, set_apart};
 use crate::settings::{NumaPolicy, Settings};
 use crate::uffd::Uffd;
 
@@ -49,6 +49,8 @@ pub struct Stage {
     /// In order, covering the page.
     parts: Vec<Part>,
     reasons: Vec<Reason>,
+    /// What is lost, as offset and length.
+    lost: Vec<(u64, u64)>,
     /// What becomes the guest's, in the order in which it is moved.
     views: Vec<View>,
 }
@@ -69,6 +71,7 @@ impl Stage {
             extents: vec![],
             parts: vec![],
             reasons: vec![],
+            lost: vec![],
             views: vec![],
         };
         stage.climb_down(files, policy)?;
@@ -134,7 +137,9 @@ impl Stage {
             .map(|run| (run.start().get() - page.start().get(), run.len()))
             .collect();
         self.break_up(files, &lost)?;
-        self.prepare(files, Some(uffd), Some(&lost))
+        self.prepare(files, Some(uffd), Some(&lost))?;
+        self.lost = lost;
+        Ok(())
     }
 
     /// Gives stretches with lost frames 4 KiB pages, with what was salvaged in them.
@@ -241,16 +246,45 @@ impl Stage {
             extent.keep();
         }
         let range = HvaRange::new(target.hva, target.page.len()).expect("it is guest memory");
-        if let Err(error) = self.settings.lock(range) {
-            self.reasons.push(Reason::StepFailed {
-                step: "mlock".to_owned(),
-                error: error.to_string(),
-            });
+        let settled = [
+            ("mlock", self.settings.lock(range)),
+            ("protecting the marks", self.protect_marks(range)),
+        ];
+        for (step, result) in settled {
+            if let Err(error) = result {
+                self.reasons.push(Reason::StepFailed {
+                    step: step.to_owned(),
+                    error: error.to_string(),
+                });
+            }
         }
         Ok(Swapped {
             segments,
             reasons: self.reasons,
         })
+    }
+
+    /// Protects the marks from what the page's neighbours or a VMM may do, and gives the healthy
+    /// frames around them back to a child of a fork.
+    fn protect_marks(&self, range: HvaRange) -> io::Result<()> {
+        let inside = |run: (u64, u64)| range.slice(run.0, run.1).expect("it lies in the page");
+        for run in &self.lost {
+            set_apart(inside(*run))?;
+        }
+        if self.settings.dont_fork {
+            return Ok(());
+        }
+        for part in self.parts.iter().map(|part| (part.at, part.len)) {
+            if !self.lost.iter().any(|run| overlap(*run, part)) {
+                continue;
+            }
+            for gap in gaps(part, &self.lost) {
+                let healthy = inside(gap);
+                // SAFETY: the advice changes no byte.
+                unsafe { advise(healthy.start(), healthy.len(), libc::MADV_DOFORK) }?;
+            }
+        }
+        Ok(())
     }
 
     fn segments(&self) -> Vec<Segment> {

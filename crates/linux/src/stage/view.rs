@@ -108,7 +108,8 @@ impl Stage {
             .collect();
         if !marked.is_empty() {
             // A collapse into a huge page would drop the marks, and a child of a fork does not
-            // inherit them: either would read zeroes where bytes were lost.
+            // inherit them: either would read zeroes where bytes were lost. Until the lost frames
+            // are set apart, this protects them with all that is around them.
             for advice in [libc::MADV_NOHUGEPAGE, libc::MADV_DONTFORK] {
                 // SAFETY: neither changes a byte.
                 unsafe { advise(whole.start(), whole.len(), advice) }?;
