@@ -171,13 +171,15 @@ impl Inject for Madvise {
         let hva = locate(&self.shared, gpa)?.align_down(PageSize::SIZE_4K);
         // SAFETY: what the frame held is to be lost, which is the point.
         let done = unsafe { advise(hva, PageSize::SIZE_4K.bytes(), libc::MADV_HWPOISON) };
-        done.map_err(|source| match source.raw_os_error() {
-            Some(libc::EPERM) => InjectError::NotPermitted,
-            Some(libc::EINVAL) => InjectError::NoMemoryFailure,
-            _ => InjectError::Call {
+        done.or_else(|source| match source.raw_os_error() {
+            // The page was in use at that moment: it is taken away all the same.
+            Some(libc::EBUSY) => Ok(()),
+            Some(libc::EPERM) => Err(InjectError::NotPermitted),
+            Some(libc::EINVAL) => Err(InjectError::NoMemoryFailure),
+            _ => Err(InjectError::Call {
                 call: "madvise(MADV_HWPOISON)",
                 source,
-            },
+            }),
         })?;
         slot::settle();
         Ok(())
