@@ -1,4 +1,12 @@
-//! The engine on Linux.
+//! The engine on Linux: the `Host` that `pagemend-core` decides for, and the thread that runs it.
+//!
+//! The private modules in the order in which a fault passes them: `intake` receives it, `runtime`
+//! takes it to the mender, and `host` does what the mender says: `lease` waits for I/O in flight,
+//! `stage` makes new memory from `files`, with `settings` as the old had, and marks it through
+//! `uffd`, `mapping` moves it into place. `region` and `smaps` find out what a VMM's memory is,
+//! `memory` makes some for those who have none, `emulate` makes it fail.
+//!
+//! Embedders use the `pagemend` crate, which gives all of this under one roof.
 
 pub mod abi;
 mod capabilities;
