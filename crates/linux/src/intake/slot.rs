@@ -211,6 +211,11 @@ impl Taken {
     }
 
     pub(crate) fn answer(self, verdict: Verdict) {
+        self.finish(verdict);
+        std::mem::forget(self);
+    }
+
+    fn finish(&self, verdict: Verdict) {
         let slot = self.slot;
         if slot.flags.load(Ordering::Relaxed) & Flags::WAITED_FOR == 0 {
             return free(slot);
@@ -225,5 +230,12 @@ impl Taken {
         };
         slot.state.store(state, Ordering::Release);
         futex::wake_all(&slot.state);
+    }
+}
+
+/// A mender that goes down in the middle of a fault leaves nobody waiting for its answer.
+impl Drop for Taken {
+    fn drop(&mut self) {
+        self.finish(Verdict::NotOurs);
     }
 }
