@@ -279,9 +279,9 @@ fn huge_tmpfs(host: &Host) -> Finding {
 fn max_map_count(host: &Host) -> Option<Finding> {
     let count = host.files.sysctls.max_map_count?;
     let means = format!(
-        "The mend of a huge page can cost two mappings more: one process has room for fewer than \
+        "The mend of a huge page can cost four mappings more: one process has room for fewer than \
          {} of them.",
-        count / 2
+        count / 4
     );
     let finding = |level| {
         finding(
