@@ -26,8 +26,6 @@ pub(crate) enum Kind {
 #[derive(Debug)]
 pub(crate) struct Files {
     inner: Mutex<Inner>,
-    /// Whether shared memory comes from a tmpfs that takes a huge page wherever one fits.
-    huge_shmem: bool,
 }
 
 #[derive(Debug)]
@@ -46,9 +44,7 @@ struct Cut {
 impl Files {
     /// Opens the file for shared memory at once, because a VMM may be confined later.
     pub(crate) fn new() -> io::Result<Arc<Self>> {
-        let huge = huge_tmpfs();
-        let huge_shmem = huge.is_ok();
-        let shmem = match huge {
+        let shmem = match huge_tmpfs() {
             Ok(file) => file,
             Err(error) => {
                 tracing::debug!(%error, "no tmpfs with huge pages: taking a plain memfd");
@@ -64,14 +60,7 @@ impl Files {
                 open: vec![Arc::new(shmem)],
                 cut: BTreeMap::from([(Kind::Shmem, cut)]),
             }),
-            huge_shmem,
         }))
-    }
-
-    /// Whether a 2 MiB piece of shared memory is one huge page from its first touch, where the
-    /// machine has one to give.
-    pub(crate) fn huge_shmem(&self) -> bool {
-        self.huge_shmem
     }
 
     /// Takes in a file of the VMM's.

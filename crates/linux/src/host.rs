@@ -5,7 +5,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use pagemend_core::address::{Gpa, GpaRange, Hva, HvaRange, PageSize};
+use pagemend_core::address::{FRAME_SIZE, Gpa, GpaRange, Hva, HvaRange, PageSize};
 use pagemend_core::event::Event;
 use pagemend_core::fault::{Condition, Evidence, Fault};
 use pagemend_core::host::{Host, Salvaged, Swapped, Target};
@@ -87,8 +87,8 @@ pub(crate) struct LinuxHost {
     pub(crate) hooks: Option<PauseHooks>,
     pub(crate) listeners: Vec<Listener>,
     pub(crate) looking_glass: LookingGlass,
-    /// Where a page is read to before it is written to new memory that has no pages yet. Got at
-    /// the first mend that needs it.
+    /// Where a page is read to before it is written to new memory. Got at the first mend that
+    /// needs it.
     pub(crate) bounce: Option<Mapping>,
 }
 
@@ -175,6 +175,14 @@ impl LinuxHost {
             )
         };
         usize::try_from(read).map_err(|_| io::Error::last_os_error())
+    }
+
+    fn bounce(&mut self) -> Result<&Mapping, HostError> {
+        let bounce = match self.bounce.take() {
+            Some(bounce) => bounce,
+            None => bounce_buffer().map_err(call("getting a bounce buffer"))?,
+        };
+        Ok(self.bounce.insert(bounce))
     }
 
     /// Puts the old mapping back after a swap that failed halfway.
@@ -281,36 +289,35 @@ impl Host for LinuxHost {
         let target = *stage.target();
         let gpa = target.page.at(offset).ok_or(HostError::NoFile)?;
         let source = target.segment.source_of(gpa).ok_or(HostError::NoFile)?;
-        // Without huge pages behind the view, each 4 KiB of it would fault in the middle of the
-        // read. Writing through the file is faster, if the page is small enough to be held twice
-        // and the kernel's scan of the rest of the poisoned page does not add up.
-        let direct = stage.fills_without_faults(&self.files) || target.page.len() > BOUNCE;
-        let (to, len) = if direct {
-            (stage.fill_at(offset), len)
-        } else {
-            let bounce = match self.bounce.take() {
-                Some(bounce) => bounce,
-                None => bounce_buffer().map_err(call("getting a bounce buffer"))?,
-            };
-            (self.bounce.insert(bounce).at(0), len.min(BOUNCE))
+        let bounced = target.page.len() <= BOUNCE;
+        let base = match bounced {
+            true => self.bounce()?.at(0),
+            false => stage.fill_at(0),
         };
-        match self.read(source, to, len) {
-            Ok(0) => Err(HostError::FileEnds {
-                offset: source.offset,
-            }),
-            Ok(read) => {
-                if !direct {
-                    // SAFETY: the read has just written these bytes of our own buffer.
-                    let bytes = unsafe { std::slice::from_raw_parts(to, read) };
-                    stage
-                        .write(offset, bytes)
-                        .map_err(call("writing to new memory"))?;
-                }
-                Ok(Salvaged::Bytes(read as u64))
+        let (salvaged, end) = match self.read(source, base.wrapping_add(offset as usize), len) {
+            Ok(0) => {
+                return Err(HostError::FileEnds {
+                    offset: source.offset,
+                });
             }
-            Err(error) if error.raw_os_error() == Some(libc::EIO) => Ok(Salvaged::Unreadable),
-            Err(error) => Err(call("reading the poisoned page")(error)),
+            Ok(read) => (Salvaged::Bytes(read as u64), offset + read as u64),
+            Err(error) if error.raw_os_error() == Some(libc::EIO) => {
+                let frame = offset - offset % FRAME_SIZE;
+                if bounced {
+                    // The buffer holds bytes of the page before.
+                    // SAFETY: the frame lies in the page, and the buffer holds a page.
+                    unsafe { base.add(frame as usize).write_bytes(0, FRAME_SIZE as usize) };
+                }
+                (Salvaged::Unreadable, frame + FRAME_SIZE)
+            }
+            Err(error) => return Err(call("reading the poisoned page")(error)),
+        };
+        if bounced && end == target.page.len() {
+            // SAFETY: our own buffer, all of which has been written since the page's first read.
+            let bytes = unsafe { std::slice::from_raw_parts(base, end as usize) };
+            stage.write(bytes).map_err(call("writing to new memory"))?;
         }
+        Ok(salvaged)
     }
 
     fn poison(&mut self, stage: &mut Stage, lost: &[GpaRange]) -> Result<(), HostError> {
@@ -344,7 +351,9 @@ impl Host for LinuxHost {
     }
 }
 
-/// Bytes in the bounce buffer: the largest page that is salvaged through it.
+/// Bytes in the bounce buffer: the largest page that is salvaged through it, and then written to new
+/// memory all at once. The kernel zeroes memory that it maps, but none that is written whole; and two
+/// copies through the caches take less time than zeroing and one copy.
 const BOUNCE: u64 = 2 << 20;
 
 /// A buffer that is one huge page where there is one.

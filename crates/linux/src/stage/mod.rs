@@ -82,24 +82,16 @@ impl Stage {
         &self.target
     }
 
-    /// Whether filling through the view is the fast way: the pages behind it are huge, so a read
-    /// does not stop at every 4 KiB to get one.
-    pub(crate) fn fills_without_faults(&self, files: &Files) -> bool {
-        self.parts
-            .iter()
-            .all(|part| part.kind != Kind::Shmem || files.huge_shmem())
-    }
-
     /// Where salvage puts the byte at `offset` of the page.
     pub(crate) fn fill_at(&self, offset: u64) -> *mut u8 {
         self.fill.at(offset)
     }
 
-    /// Writes `bytes` to `offset` of the page through its file.
-    pub(crate) fn write(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+    /// Writes the page through its file.
+    pub(crate) fn write(&self, bytes: &[u8]) -> io::Result<()> {
         let mut done = 0;
         while done < bytes.len() {
-            let (file, source, room) = self.source_at(offset + done as u64);
+            let (file, source, room) = self.source_at(done as u64);
             let end = bytes.len().min(done + room as usize);
             let wrote = rustix::io::pwrite(&file, &bytes[done..end], source.offset)?;
             done += wrote;
