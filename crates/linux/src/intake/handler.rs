@@ -91,27 +91,39 @@ extern "C" fn on_sigbus(
     let errno = unsafe { *libc::__errno_location() };
     // SAFETY: the kernel passes a valid siginfo and a context that is this frame's to change.
     let (info, context) = unsafe { (&mut *info, &mut *context.cast::<libc::ucontext_t>()) };
-    if !handled(info, context) {
-        chain(signal, info, context);
+    match handle(info, context) {
+        Handled::Yes => {}
+        Handled::No => chain(signal, info, context, last_words::default_action),
+        // What follows has been said already.
+        Handled::Lost => chain(signal, info, context, |_| ()),
     }
     // SAFETY: as above.
     unsafe { *libc::__errno_location() = errno };
 }
 
-/// Whether the fault is dealt with, so that the thread can go on.
-fn handled(info: &libc::siginfo_t, context: &mut libc::ucontext_t) -> bool {
+/// What came of a fault.
+enum Handled {
+    /// It is dealt with, so the thread can go on.
+    Yes,
+    /// It is none of ours.
+    No,
+    /// Somebody touched lost bytes who cannot be given an error: that is on stderr.
+    Lost,
+}
+
+fn handle(info: &libc::siginfo_t, context: &mut libc::ucontext_t) -> Handled {
     let (cause, evidence) = match info.si_code {
         BUS_MCEERR_AR => (Cause::ActionRequired, Evidence::MemoryFailure),
         BUS_MCEERR_AO => (Cause::ActionOptional, Evidence::MemoryFailure),
         libc::BUS_ADRERR => (Cause::ActionRequired, Evidence::AddressError),
-        _ => return false,
+        _ => return Handled::No,
     };
     // SAFETY: these codes carry an address.
     let address = Hva::new(unsafe { info.si_addr() } as u64);
     // SAFETY: the call takes nothing and cannot fail.
     let child = unsafe { libc::getpid() } != PROCESS.load(Ordering::Acquire);
     if child || !ranges::contain(address) {
-        return false;
+        return Handled::No;
     }
     let fault = Fault {
         address,
@@ -120,33 +132,36 @@ fn handled(info: &libc::siginfo_t, context: &mut libc::ucontext_t) -> bool {
     };
     if cause == Cause::ActionOptional {
         slot::tell(&fault);
-        return true;
+        return Handled::Yes;
     }
-    if threads::current() == MENDER.load(Ordering::Acquire) {
-        let landed = guard::land(context, address.get() as usize);
-        if !landed {
-            last_words::mender_thread(address);
+    let lost = if threads::current() == MENDER.load(Ordering::Acquire) {
+        None
+    } else if threads::leave_with_guest(&fault) {
+        return Handled::Yes;
+    } else {
+        match slot::ask(&fault) {
+            Verdict::Mended => return Handled::Yes,
+            Verdict::NotOurs => return Handled::No,
+            Verdict::Lost { gpa } => Some(gpa),
         }
-        return landed;
+    };
+    if guard::land(context, address.get() as usize) {
+        return Handled::Yes;
     }
-    if threads::leave_with_guest(&fault) {
-        return true;
+    match lost {
+        Some(gpa) => last_words::lost(address, gpa),
+        None => last_words::mender_thread(address),
     }
-    match slot::ask(&fault) {
-        Verdict::Mended => true,
-        Verdict::Lost { gpa } => {
-            let landed = guard::land(context, address.get() as usize);
-            if !landed {
-                last_words::lost(address, gpa);
-            }
-            landed
-        }
-        Verdict::NotOurs => false,
-    }
+    Handled::Lost
 }
 
-/// Does what would have happened without us.
-fn chain(signal: libc::c_int, info: &mut libc::siginfo_t, context: &mut libc::ucontext_t) {
+/// Does what would have happened without us, after `last_words` where that ends the process.
+fn chain(
+    signal: libc::c_int,
+    info: &mut libc::siginfo_t,
+    context: &mut libc::ucontext_t,
+    last_words: fn(&libc::siginfo_t),
+) {
     // SAFETY: `install` wrote it before this handler could run, and nobody writes it any more.
     let previous = unsafe { (*PREVIOUS.0.get()).assume_init_ref() };
     // Sent by kill(2) or sigqueue(3), and not by a fault: returning would not bring it back.
@@ -154,7 +169,7 @@ fn chain(signal: libc::c_int, info: &mut libc::siginfo_t, context: &mut libc::uc
     match previous.sa_sigaction {
         libc::SIG_IGN if sent => {}
         libc::SIG_DFL | libc::SIG_IGN => {
-            last_words::default_action(info);
+            last_words(info);
             // SAFETY: an all-zero sigaction is the default action. The access is executed again
             // and the kernel ends the process as it would have, with the right address in the
             // core file.
