@@ -211,6 +211,11 @@ impl Taken {
     }
 
     pub(crate) fn answer(self, verdict: Verdict) {
+        self.leave(verdict);
+        std::mem::forget(self);
+    }
+
+    fn leave(&self, verdict: Verdict) {
         let slot = self.slot;
         if slot.flags.load(Ordering::Relaxed) & Flags::WAITED_FOR == 0 {
             return free(slot);
@@ -225,5 +230,43 @@ impl Taken {
         };
         slot.state.store(state, Ordering::Release);
         futex::wake_all(&slot.state);
+    }
+}
+
+/// A mender that panics over a fault leaves nobody waiting for its answer.
+impl Drop for Taken {
+    fn drop(&mut self) {
+        self.leave(Verdict::NotOurs);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fault_that_is_taken_and_not_answered_is_nobodys() {
+        let doorbell = rustix::event::eventfd(0, rustix::event::EventfdFlags::NONBLOCK).unwrap();
+        open(&doorbell);
+        let fault = Fault {
+            address: Hva::new(0x1000),
+            cause: Cause::ActionRequired,
+            evidence: Evidence::MemoryFailure,
+        };
+        let verdict = std::thread::scope(|scope| {
+            let asks = scope.spawn(move || ask(&fault));
+            let taken = loop {
+                match take() {
+                    Some(taken) => break taken,
+                    None => std::thread::yield_now(),
+                }
+            };
+            assert_eq!(taken.fault(), Some(fault));
+            drop(taken);
+            asks.join().unwrap()
+        });
+        close();
+        assert_eq!(verdict, Verdict::NotOurs);
+        assert_eq!(ask(&fault), Verdict::NotOurs, "there is no mender any more");
     }
 }
