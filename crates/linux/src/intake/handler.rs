@@ -39,20 +39,16 @@ pub(crate) fn set_mender_thread() {
 pub(crate) fn install() -> io::Result<()> {
     // SAFETY: the call takes nothing and cannot fail.
     PROCESS.store(unsafe { libc::getpid() }, Ordering::Release);
-    if INSTALLED.load(Ordering::Acquire) {
+    // Ours, or one that was installed over ours and chains to it. One that was taken away chains
+    // to nobody.
+    if INSTALLED.load(Ordering::Acquire) && !is_default(current()?.sa_sigaction) {
         return Ok(());
     }
-    // SAFETY: an all-zero sigaction is a valid one.
-    let mut action: libc::sigaction = unsafe { MaybeUninit::zeroed().assume_init() };
-    action.sa_sigaction = on_sigbus as *const () as usize;
-    // NODEFER: a fault inside the handler that was there before us must reach us, where a blocked
-    // one would kill. ONSTACK: a thread's stack may be where the fault is.
-    action.sa_flags = libc::SA_SIGINFO | libc::SA_NODEFER | libc::SA_ONSTACK | libc::SA_RESTART;
     // SAFETY: the handler is not installed, so nobody reads PREVIOUS yet; it is read before the
     // handler can run, which could otherwise find it half written.
     let read = unsafe { libc::sigaction(libc::SIGBUS, ptr::null(), PREVIOUS.0.get().cast()) };
     // SAFETY: the action is complete and the handler lives as long as the program.
-    let done = unsafe { libc::sigaction(libc::SIGBUS, &action, ptr::null_mut()) };
+    let done = unsafe { libc::sigaction(libc::SIGBUS, &ours(), ptr::null_mut()) };
     if read != 0 || done != 0 {
         return Err(io::Error::last_os_error());
     }
@@ -60,17 +56,37 @@ pub(crate) fn install() -> io::Result<()> {
     Ok(())
 }
 
+/// Our handler, as the kernel is told of it.
+fn ours() -> libc::sigaction {
+    // SAFETY: an all-zero sigaction is a valid one.
+    let mut action: libc::sigaction = unsafe { MaybeUninit::zeroed().assume_init() };
+    action.sa_sigaction = on_sigbus as *const () as usize;
+    // NODEFER: a fault inside the handler that was there before us must reach us, where a blocked
+    // one would kill. ONSTACK: a thread's stack may be where the fault is.
+    action.sa_flags = libc::SA_SIGINFO | libc::SA_NODEFER | libc::SA_ONSTACK | libc::SA_RESTART;
+    action
+}
+
+/// What handles SIGBUS now.
+fn current() -> io::Result<libc::sigaction> {
+    let mut now = MaybeUninit::uninit();
+    // SAFETY: room for the current action.
+    match unsafe { libc::sigaction(libc::SIGBUS, ptr::null(), now.as_mut_ptr()) } {
+        // SAFETY: the call succeeded and has written it.
+        0 => Ok(unsafe { now.assume_init() }),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+fn is_default(handler: libc::sighandler_t) -> bool {
+    matches!(handler, libc::SIG_DFL | libc::SIG_IGN)
+}
+
 /// Puts back what was there before, unless someone has installed a handler over ours meanwhile;
 /// that one may chain to ours, which then does nothing but chain on.
 pub(crate) fn uninstall() {
-    let mut now = MaybeUninit::<libc::sigaction>::uninit();
-    // SAFETY: room for the current action.
-    if unsafe { libc::sigaction(libc::SIGBUS, ptr::null(), now.as_mut_ptr()) } != 0 {
-        return;
-    }
-    // SAFETY: the call succeeded and has written it.
-    let ours = unsafe { now.assume_init() }.sa_sigaction == on_sigbus as *const () as usize;
-    if ours {
+    let now = current().map(|action| action.sa_sigaction);
+    if now.is_ok_and(|now| now == ours().sa_sigaction) {
         // SAFETY: PREVIOUS was written by `install`, without which the handler is not ours.
         unsafe { libc::sigaction(libc::SIGBUS, PREVIOUS.0.get().cast(), ptr::null_mut()) };
         INSTALLED.store(false, Ordering::Release);
@@ -164,10 +180,11 @@ fn chain(
 ) {
     // SAFETY: `install` wrote it before this handler could run, and nobody writes it any more.
     let previous = unsafe { (*PREVIOUS.0.get()).assume_init_ref() };
-    // Sent by kill(2) or sigqueue(3), and not by a fault: returning would not bring it back.
-    let sent = info.si_code <= 0;
+    // By kill(2) or sigqueue(3), or for an error that nobody has touched: returning would not
+    // bring it back, as it does a fault.
+    let sent = info.si_code <= 0 || info.si_code == BUS_MCEERR_AO;
     match previous.sa_sigaction {
-        libc::SIG_IGN if sent => {}
+        libc::SIG_IGN if info.si_code <= 0 => {}
         libc::SIG_DFL | libc::SIG_IGN => {
             last_words(info);
             // SAFETY: an all-zero sigaction is the default action. The access is executed again
@@ -176,7 +193,7 @@ fn chain(
             unsafe {
                 let default: libc::sigaction = MaybeUninit::zeroed().assume_init();
                 libc::sigaction(signal, &default, ptr::null_mut());
-                if sent || info.si_code == BUS_MCEERR_AO {
+                if sent {
                     libc::raise(signal);
                 }
             }
@@ -198,6 +215,20 @@ fn chain(
                 }
                 libc::pthread_sigmask(libc::SIG_SETMASK, mask.as_ptr(), ptr::null_mut());
             }
+            if sent {
+                stay();
+            }
         }
+    }
+}
+
+/// A handler may give up by setting the default action and returning, as that of Rust's runtime
+/// does. For a fault that is the end; a signal that was sent has passed then, and what we are here
+/// for is still to come.
+fn stay() {
+    let given_up = current().is_ok_and(|now| is_default(now.sa_sigaction));
+    if given_up && INSTALLED.load(Ordering::Acquire) {
+        // SAFETY: the action is complete and the handler lives as long as the program.
+        unsafe { libc::sigaction(libc::SIGBUS, &ours(), ptr::null_mut()) };
     }
 }

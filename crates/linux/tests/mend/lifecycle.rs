@@ -7,6 +7,7 @@ use std::time::Duration;
 use pagemend_core::address::PageSize;
 use pagemend_linux::{BuildError, MemoryKind, Pagemend, RegionConfig};
 
+use crate::child;
 use crate::guest::{Guest, MIB, gpa, pattern, range};
 use crate::wait;
 
@@ -79,5 +80,20 @@ fn stopping_while_threads_wait_answers_them_first() {
         for (thread, page) in waiting.into_iter().zip(PAGES) {
             assert_eq!(thread.join().unwrap(), pattern(gpa(page)));
         }
+    });
+}
+
+#[test]
+fn a_default_action_that_was_set_meanwhile_does_not_make_the_next_mender_deaf() {
+    let name =
+        "lifecycle::a_default_action_that_was_set_meanwhile_does_not_make_the_next_mender_deaf";
+    child::passes(name, || {
+        let guest = Guest::huge(2 * MIB);
+        // SAFETY: the default action needs no handler.
+        unsafe { libc::signal(libc::SIGBUS, libc::SIG_DFL) };
+        drop(guest);
+        let guest = Guest::huge(8 * MIB);
+        guest.fail(LOST);
+        guest.check_all_but(&[LOST]);
     });
 }
