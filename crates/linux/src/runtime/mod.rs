@@ -38,7 +38,7 @@ static RUNNING: AtomicBool = AtomicBool::new(false);
 pub(crate) struct Shared {
     mender: Mutex<Mender<LinuxHost>>,
     leases: Arc<Leases>,
-    doorbell: OwnedFd,
+    doorbell: &'static OwnedFd,
     stop: AtomicBool,
     /// The mender's thread, once it runs.
     thread: AtomicI32,
@@ -179,7 +179,7 @@ impl Drop for Pagemend {
     fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::Release);
         // The thread cannot miss it: the doorbell keeps ringing until it is read.
-        let _ = rustix::io::write(&self.shared.doorbell, &1u64.to_ne_bytes());
+        let _ = rustix::io::write(self.shared.doorbell, &1u64.to_ne_bytes());
         if let Some(thread) = self.thread.take() {
             // A thread that panicked has cleaned up after itself.
             let _ = thread.join();
