@@ -1,12 +1,15 @@
 //! Code of the VMM's that runs on the mender's own thread: listeners and pause hooks.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::ptr;
+use std::sync::atomic::{AtomicPtr, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 
 use pagemend_core::address::PageSize;
 use pagemend_core::event::Step;
 use pagemend_core::plan::{Action, Reason};
-use pagemend_linux::MemoryKind;
 use pagemend_linux::guard::{GuardError, GuestRegion};
+use pagemend_linux::{MemoryKind, Pagemend};
 
 use crate::child;
 use crate::guest::{BASE, Guest, MIB, frames, gpa};
@@ -108,4 +111,25 @@ fn a_hook_that_panics_counts_as_one_that_refuses() {
     guest.fail_untouched(LOST);
     guest.check_all_but(&frames(2 * MIB, 2 * MIB));
     assert!(format!("{:?}", guest.outcomes()).contains("panicked"));
+}
+
+#[test]
+fn a_listener_that_asks_the_mender_panics_rather_than_wait_for_itself() {
+    let own = Arc::new(AtomicPtr::new(ptr::null_mut::<Pagemend>()));
+    let (seen, (outcome, outcomes)) = (Arc::clone(&own), mpsc::channel());
+    let mut guest = Guest::with(KIND, 8 * MIB, |builder| {
+        builder.listen("curious", move |event| {
+            if matches!(event.step, Step::Plan { .. }) {
+                // SAFETY: set before the first fault, and the handle stays where it is.
+                let pagemend = unsafe { &*seen.load(Ordering::Acquire) };
+                let settled = catch_unwind(AssertUnwindSafe(|| pagemend.settle()));
+                let asked = catch_unwind(AssertUnwindSafe(|| pagemend.totals()));
+                outcome.send(settled.is_err() && asked.is_err()).unwrap();
+            }
+        })
+    });
+    own.store(&raw mut guest.pagemend, Ordering::Release);
+    guest.fail_untouched(LOST);
+    assert!(outcomes.recv().unwrap());
+    guest.check_all_but(&[LOST]);
 }
