@@ -4,9 +4,11 @@ use std::sync::Arc;
 
 use pagemend_core::address::{Gpa, PageSize};
 use pagemend_core::ledger::Cause;
+use pagemend_core::plan::Action;
 use pagemend_linux::{GuestMemory, Inject, MemoryKind, Pagemend, RegionConfig};
 
-use crate::guest::{GIB, MIB, need_pool, turn};
+use crate::child;
+use crate::guest::{GIB, Guest, MIB, need_pool, turn};
 use crate::smaps::mappings;
 
 const LOST: u64 = 2 * MIB + 0x3000;
@@ -32,6 +34,9 @@ fn mend(memory: &Arc<GuestMemory>) -> Pagemend {
 fn flags_are_kept(page_size: PageSize, len: u64) {
     let _turn = turn();
     let memory = memory(page_size, len);
+    if page_size == PageSize::SIZE_1G {
+        need_pool(PageSize::SIZE_2M, 512);
+    }
     let (start, bytes) = (memory.as_ptr().cast::<libc::c_void>(), len as usize);
     for advice in [libc::MADV_DONTDUMP, libc::MADV_DONTFORK] {
         // SAFETY: neither changes a byte.
@@ -55,7 +60,6 @@ fn dont_dump_and_dont_fork_are_kept() {
 
 #[test]
 fn dont_dump_and_dont_fork_are_kept_in_each_piece_of_a_gigantic_page() {
-    need_pool(PageSize::SIZE_2M, 512);
     flags_are_kept(PageSize::SIZE_1G, GIB);
 }
 
@@ -102,4 +106,24 @@ fn the_numa_policy_is_kept() {
     for offset in (0..8 * MIB).step_by(MIB as usize) {
         assert_eq!(policy_at(start + offset), (libc::MPOL_BIND, node_0));
     }
+}
+
+#[test]
+fn memory_that_is_locked_now_and_in_future_is_mended_too() {
+    let name = "settings::memory_that_is_locked_now_and_in_future_is_mended_too";
+    child::passes(name, || {
+        // SAFETY: locking changes no byte.
+        if unsafe { libc::mlockall(libc::MCL_CURRENT | libc::MCL_FUTURE) } != 0 {
+            let error = std::io::Error::last_os_error();
+            return eprintln!("skipped: memory cannot be locked: {error}");
+        }
+        let guest = Guest::huge(8 * MIB);
+        guest.fail_untouched(LOST);
+        assert_eq!(guest.outcomes(), [(Action::Mend, vec![])]);
+        guest.check_all_but(&[LOST]);
+        let start = guest.word(2 * MIB) as u64;
+        for vma in mappings(start, start + 2 * MIB) {
+            assert!(vma.has("lo"), "{vma:?}");
+        }
+    });
 }
