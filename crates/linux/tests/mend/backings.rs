@@ -7,7 +7,7 @@ use pagemend_core::address::PageSize;
 use pagemend_core::plan::{Action, Reason};
 use pagemend_linux::MemoryKind;
 
-use crate::guest::{Guest, MIB, frames, need_pool};
+use crate::guest::{Guest, MIB, frames};
 
 /// Fails one frame and checks that only that is lost.
 fn loses_one_frame(kind: MemoryKind) {
@@ -38,7 +38,6 @@ fn a_file_on_hugetlbfs_loses_one_frame() {
         eprintln!("skipped: mounting a hugetlbfs takes a privilege");
         return;
     }
-    need_pool(PageSize::SIZE_2M, 4);
     loses_one_frame(MemoryKind::HugetlbFile(directory.path().to_owned()));
     let unmounted = Command::new("umount").arg(directory.path()).status();
     assert!(unmounted.unwrap().success());

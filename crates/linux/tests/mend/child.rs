@@ -5,6 +5,8 @@ use std::env;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Output, Stdio};
 
+use crate::guest::turn;
+
 const MARK: &str = "PAGEMEND_TEST_ALONE";
 
 /// Whether this is the process of one test alone.
@@ -30,6 +32,8 @@ pub(crate) fn run(name: &str) -> Output {
 
 /// Runs what [`command`] has made.
 pub(crate) fn finish(name: &str, command: &mut Command) -> Output {
+    // The pools are the machine's: two processes at a time may need more than there is.
+    let _turn = turn();
     let output = command.output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(said.contains("running 1 test"), "no test is called {name}");

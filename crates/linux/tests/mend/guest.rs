@@ -57,7 +57,8 @@ fn stride(len: u64) -> usize {
     if len < GIB { 8 } else { 64 }
 }
 
-/// Grows the pool so that `pages` can be had, or says why the test cannot run here.
+/// Grows the pool so that `pages` can be had, or says why the test cannot run here. To be called
+/// in turn, because others may have taken all that there is.
 pub(crate) fn need_pool(page_size: PageSize, pages: u64) {
     let pool = Pool::of(page_size).expect("a pool of this size");
     let missing = pages.saturating_sub(pool.spare());
@@ -99,6 +100,14 @@ impl Guest {
         Self::new(MemoryKind::Hugetlb(PageSize::SIZE_2M), len)
     }
 
+    /// With `spare` pages of 2 MiB in the pool besides.
+    pub(crate) fn with_spare(kind: MemoryKind, len: u64, spare: u64) -> Self {
+        Self::with(kind, len, |builder| {
+            need_pool(PageSize::SIZE_2M, spare);
+            builder
+        })
+    }
+
     pub(crate) fn with(
         kind: MemoryKind,
         len: u64,
@@ -114,8 +123,10 @@ impl Guest {
         configure: impl FnOnce(Builder) -> Builder,
     ) -> Result<Self, MemoryError> {
         let turn = turn();
-        if let MemoryKind::Hugetlb(size) | MemoryKind::HugetlbPrivate(size) = kind {
-            need_pool(size, len / size.bytes());
+        if let MemoryKind::Hugetlb(_) | MemoryKind::HugetlbFile(_) | MemoryKind::HugetlbPrivate(_) =
+            kind
+        {
+            need_pool(kind.page_size(), len / kind.page_size().bytes());
         }
         let memory = Arc::new(GuestMemory::new(kind, len)?);
         for offset in (0..len).step_by(stride(len)) {

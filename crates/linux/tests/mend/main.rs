@@ -1,8 +1,13 @@
 //! Mends on this machine: real SIGBUS, real memory, emulated errors.
 #![allow(clippy::unwrap_used, reason = "the harness fails as a test does")]
 
+mod altstack;
 mod backings;
+mod bad_input;
+mod chain;
 mod child;
+mod confined;
+mod forked;
 mod gigantic;
 mod guest;
 mod healthy;

@@ -23,8 +23,10 @@ fn under(policy: Policy) -> Guest {
 
 #[test]
 fn discard_tells_the_whole_page_lost_before_anyone_reads_a_zero() {
-    need_pool(PageSize::SIZE_2M, 5);
-    let guest = under(Policy::Discard);
+    let guest = guest(|region| {
+        need_pool(PageSize::SIZE_2M, 1);
+        region.policy(Policy::Discard)
+    });
     let memory = guest.pagemend.memory("ram").unwrap();
     assert!(memory.load::<u64>(gpa(LOST)).is_err(), "who met it is told");
     assert_eq!(guest.recorded(), frames(2 * MIB, 2 * MIB));

@@ -5,7 +5,7 @@ use pagemend_core::ledger::Cause;
 use pagemend_core::plan::Action;
 use pagemend_linux::{Inject, InjectError, MemoryKind};
 
-use crate::guest::{GIB, Guest, MIB, gpa, need_pool};
+use crate::guest::{GIB, Guest, MIB, gpa};
 use crate::smaps::check_page_sizes;
 
 #[test]
@@ -23,8 +23,7 @@ fn a_second_error_in_mended_small_pages_loses_one_more_frame() {
 
 #[test]
 fn a_second_error_in_mended_huge_pages_is_mended_again() {
-    need_pool(PageSize::SIZE_2M, 512);
-    let guest = Guest::new(MemoryKind::Hugetlb(PageSize::SIZE_1G), GIB);
+    let guest = Guest::with_spare(MemoryKind::Hugetlb(PageSize::SIZE_1G), GIB, 512);
     guest.fail(0x3000);
     guest.load(0);
     guest.fail(600 * MIB);
