@@ -164,6 +164,21 @@ fn without_a_handler_a_signal_that_somebody_sent_ends_the_process_with_one_line(
 }
 
 #[test]
+fn without_a_handler_a_fault_outside_guest_memory_ends_the_process_with_one_line() {
+    let name =
+        "chain::without_a_handler_a_fault_outside_guest_memory_ends_the_process_with_one_line";
+    let said = child::dies(name, || {
+        // SAFETY: the default action needs no handler.
+        unsafe { libc::signal(libc::SIGBUS, libc::SIG_DFL) };
+        let _guest = Guest::huge(8 * MIB);
+        load(beyond_the_end());
+    });
+    let Some(said) = said else { return };
+    assert_eq!(said.len(), 1, "{said:?}");
+    assert!(said[0].contains("no memory failure"), "{said:?}");
+}
+
+#[test]
 fn a_signal_that_is_ignored_stays_ignored() {
     let name = "chain::a_signal_that_is_ignored_stays_ignored";
     child::passes(name, || {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use pagemend_core::address::{Gpa, PageSize};
 use pagemend_core::ledger::Cause;
 use pagemend_core::plan::Action;
+use pagemend_core::policy::Policy;
 use pagemend_linux::{GuestMemory, Inject, MemoryKind, Pagemend, RegionConfig};
 
 use crate::child;
@@ -126,4 +127,31 @@ fn memory_that_is_locked_now_and_in_future_is_mended_too() {
             assert!(vma.has("lo"), "{vma:?}");
         }
     });
+}
+
+#[test]
+fn a_lock_on_shared_memory_is_kept_when_a_page_is_replaced() {
+    let lock = |memory: &GuestMemory| {
+        // SAFETY: locking changes no byte.
+        unsafe { libc::mlock(memory.as_ptr().cast(), memory.len() as usize) }
+    };
+    let _turn = turn();
+    let memory = Arc::new(GuestMemory::new(MemoryKind::Shmem, MIB).unwrap());
+    if lock(&memory) != 0 {
+        return eprintln!("skipped: memory cannot be locked");
+    }
+    let config = RegionConfig::of("ram", Gpa::new(0), Arc::clone(&memory)).unwrap();
+    let config = config.policy(Policy::Discard);
+    let pagemend = Pagemend::builder().region(config).start().unwrap();
+    let injector = pagemend.emulated_errors();
+    injector
+        .inject(Gpa::new(0x3000), Cause::ActionOptional)
+        .unwrap();
+    assert_eq!(pagemend.totals().discarded, 1);
+    let start = memory.hva().get();
+    let vmas = mappings(start, start + MIB);
+    assert!(vmas.len() > 1, "a page was replaced");
+    for vma in vmas {
+        assert!(vma.has("lo"), "{vma:?}");
+    }
 }

@@ -17,7 +17,7 @@ const ERRORS: u64 = 100;
 fn unlucky_frames() -> Vec<u64> {
     let frames = LEN / FRAME_SIZE;
     // Odd, so it passes each frame once before it comes back.
-    let step = 0x9e37_79b9 % frames | 1;
+    let step = (0x9e37_79b9 % frames) | 1;
     (0..ERRORS)
         .map(|n| (n * step % frames) * FRAME_SIZE)
         .collect()

@@ -152,3 +152,13 @@ fn each_vcpu_gets_its_own_fault() {
     }
     guest.check_all_but(&lost);
 }
+
+#[test]
+fn a_thread_that_is_registered_twice_is_in_the_guest_that_it_runs() {
+    let guest = Guest::huge(8 * MIB);
+    guest.fail(LOST);
+    let _idle = guest.pagemend.vcpu_thread().unwrap();
+    let mut vcpu = guest.pagemend.vcpu_thread().unwrap();
+    let lost = fault_at(&guest, &mut vcpu, LOST);
+    assert_eq!(lost, Some(VcpuFault::Lost { gpa: gpa(LOST) }));
+}
