@@ -118,13 +118,15 @@ fn memory_that_is_locked_now_and_in_future_is_mended_too() {
             let error = std::io::Error::last_os_error();
             return eprintln!("skipped: memory cannot be locked: {error}");
         }
-        let guest = Guest::huge(8 * MIB);
-        guest.fail_untouched(LOST);
-        assert_eq!(guest.outcomes(), [(Action::Mend, vec![])]);
-        guest.check_all_but(&[LOST]);
-        let start = guest.word(2 * MIB) as u64;
-        for vma in mappings(start, start + 2 * MIB) {
-            assert!(vma.has("lo"), "{vma:?}");
+        for (page_size, len) in [(PageSize::SIZE_2M, 8 * MIB), (PageSize::SIZE_1G, GIB)] {
+            let guest = Guest::new(MemoryKind::Hugetlb(page_size), len);
+            guest.fail_untouched(LOST);
+            assert_eq!(guest.outcomes(), [(Action::Mend, vec![])]);
+            guest.check_all_but(&[LOST]);
+            let start = guest.word(2 * MIB) as u64;
+            for vma in mappings(start, start + 2 * MIB) {
+                assert!(vma.has("lo"), "{vma:?}");
+            }
         }
     });
 }

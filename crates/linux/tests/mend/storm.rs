@@ -3,11 +3,14 @@
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+use std::time::Duration;
 
-use pagemend_core::address::FRAME_SIZE;
+use pagemend_core::address::{FRAME_SIZE, PageSize};
+use pagemend_linux::MemoryKind;
 use pagemend_linux::guard::GuestRegion;
 
-use crate::guest::{Guest, MIB, gpa, pattern};
+use crate::guest::{Guest, MIB, gpa, pattern, range};
+use crate::wait;
 
 const LEN: u64 = 16 * MIB;
 const THREADS: u64 = 4;
@@ -90,4 +93,29 @@ fn a_hundred_errors_at_once_lose_a_hundred_frames_and_change_no_word() {
     assert_eq!(guest.recorded(), injected.into_iter().collect::<Vec<_>>());
     let totals = guest.pagemend.totals();
     assert_eq!((totals.mended, totals.abandoned), (LEN / (2 * MIB), 0));
+}
+
+#[test]
+fn more_threads_than_there_are_places_to_wait_in_are_all_answered() {
+    let kind = MemoryKind::Hugetlb(PageSize::SIZE_2M);
+    let limit = Duration::from_secs(60);
+    let guest = Guest::with(kind, 4 * MIB, |builder| builder.lease_limit(limit));
+    let lease = guest.pagemend.lease(range(0, FRAME_SIZE)).unwrap();
+    guest.fail(0x3000);
+    guest.fail(2 * MIB);
+    thread::scope(|scope| {
+        let crowd: Vec<_> = (0..300)
+            .map(|n| {
+                let (guest, word) = (&guest, n * 8 + FRAME_SIZE + n % 2 * 2 * MIB);
+                let thread = wait::stuck(scope, move || guest.load(word));
+                (thread, pattern(gpa(word)))
+            })
+            .collect();
+        drop(lease);
+        for (thread, expected) in crowd {
+            assert_eq!(thread.join().unwrap(), expected);
+        }
+    });
+    guest.check_all_but(&[0x3000, 2 * MIB]);
+    assert_eq!(guest.pagemend.totals().mended, 2);
 }
