@@ -81,15 +81,22 @@ impl Mapping {
             libc::mmap(
                 at,
                 view.len as usize,
-                libc::PROT_READ | libc::PROT_WRITE,
+                libc::PROT_NONE,
                 sharing | libc::MAP_FIXED | libc::MAP_NORESERVE,
                 file.as_fd().as_raw_fd(),
                 view.offset as libc::off_t,
             )
         };
-        match mapped == libc::MAP_FAILED {
-            true => Err(io::Error::last_os_error()),
-            false => Ok(()),
+        if mapped == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        // Only now: after mlockall(MCL_FUTURE), mmap gets pages for all that can be accessed, and
+        // pages that are there cannot be marked.
+        let access = libc::PROT_READ | libc::PROT_WRITE;
+        // SAFETY: the range that was mapped just now.
+        match unsafe { libc::mprotect(at, view.len as usize, access) } {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
         }
     }
 

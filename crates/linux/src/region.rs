@@ -230,8 +230,8 @@ fn uniform<'a>(name: &str, hva: HvaRange, vmas: &'a [Vma]) -> Result<&'a Vma, Re
             break;
         }
         let like_first = |a: &Vma, b: &Vma| {
-            (a.shared, a.writable, a.inode, a.page_size, a.has("ht"))
-                == (b.shared, b.writable, b.inode, b.page_size, b.has("ht"))
+            let of = |vma: &Vma| (vma.shared, vma.writable, vma.page_size, vma.has("ht"));
+            of(a) == of(b) && (a.device, a.inode) == (b.device, b.inode)
         };
         if !like_first(vma, &vmas[0]) {
             return Err(RegionError::Mixed {
@@ -261,9 +261,10 @@ fn check_file(
         name: name.to_owned(),
         source: source.into(),
     };
-    let inode = rustix::fs::fstat(file).map_err(lookup)?.st_ino;
+    let stat = rustix::fs::fstat(file).map_err(lookup)?;
     let mapped_offset = hva.start().get() - first.range.start().get() + first.offset;
-    if inode != first.inode || mapped_offset != offset {
+    let same_file = (stat.st_dev, stat.st_ino) == (first.device, first.inode);
+    if !same_file || mapped_offset != offset {
         return Err(RegionError::OtherFile {
             name: name.to_owned(),
             hva: hva.start(),

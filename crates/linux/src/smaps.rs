@@ -17,6 +17,8 @@ pub(crate) struct Vma {
     pub(crate) writable: bool,
     /// Bytes from the start of its file.
     pub(crate) offset: u64,
+    /// Its file system, as fstat(2) has it; an inode's number means nothing without.
+    pub(crate) device: u64,
     /// 0 where there is no file.
     pub(crate) inode: u64,
     pub(crate) page_size: PageSize,
@@ -72,12 +74,18 @@ fn header(line: &str) -> Option<Vma> {
     );
     let permissions = fields.next()?.as_bytes();
     let offset = u64::from_str_radix(fields.next()?, 16).ok()?;
-    let inode = fields.nth(1)?.parse().ok()?;
+    let (major, minor) = fields.next()?.split_once(':')?;
+    let (major, minor) = (
+        u32::from_str_radix(major, 16).ok()?,
+        u32::from_str_radix(minor, 16).ok()?,
+    );
+    let inode = fields.next()?.parse().ok()?;
     Some(Vma {
         range: HvaRange::new(Hva::new(start), end.checked_sub(start)?)?,
         shared: permissions.get(3) == Some(&b's'),
         writable: permissions.get(1) == Some(&b'w'),
         offset,
+        device: rustix::fs::makedev(major, minor),
         inode,
         page_size: PageSize::SIZE_4K,
         flags: vec![],

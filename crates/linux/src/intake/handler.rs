@@ -39,20 +39,16 @@ pub(crate) fn set_mender_thread() {
 pub(crate) fn install() -> io::Result<()> {
     // SAFETY: the call takes nothing and cannot fail.
     PROCESS.store(unsafe { libc::getpid() }, Ordering::Release);
-    if INSTALLED.load(Ordering::Acquire) {
+    // Ours, or one that was installed over ours and chains to it. One that was taken away chains
+    // to nobody.
+    if INSTALLED.load(Ordering::Acquire) && !is_default(current()?.sa_sigaction) {
         return Ok(());
     }
-    // SAFETY: an all-zero sigaction is a valid one.
-    let mut action: libc::sigaction = unsafe { MaybeUninit::zeroed().assume_init() };
-    action.sa_sigaction = on_sigbus as *const () as usize;
-    // NODEFER: a fault inside the handler that was there before us must reach us, where a blocked
-    // one would kill. ONSTACK: a thread's stack may be where the fault is.
-    action.sa_flags = libc::SA_SIGINFO | libc::SA_NODEFER | libc::SA_ONSTACK | libc::SA_RESTART;
     // SAFETY: the handler is not installed, so nobody reads PREVIOUS yet; it is read before the
     // handler can run, which could otherwise find it half written.
     let read = unsafe { libc::sigaction(libc::SIGBUS, ptr::null(), PREVIOUS.0.get().cast()) };
     // SAFETY: the action is complete and the handler lives as long as the program.
-    let done = unsafe { libc::sigaction(libc::SIGBUS, &action, ptr::null_mut()) };
+    let done = unsafe { libc::sigaction(libc::SIGBUS, &ours(), ptr::null_mut()) };
     if read != 0 || done != 0 {
         return Err(io::Error::last_os_error());
     }
@@ -60,17 +56,37 @@ pub(crate) fn install() -> io::Result<()> {
     Ok(())
 }
 
+/// Our handler, as the kernel is told of it.
+fn ours() -> libc::sigaction {
+    // SAFETY: an all-zero sigaction is a valid one.
+    let mut action: libc::sigaction = unsafe { MaybeUninit::zeroed().assume_init() };
+    action.sa_sigaction = on_sigbus as *const () as usize;
+    // NODEFER: a fault inside the handler that was there before us must reach us, where a blocked
+    // one would kill. ONSTACK: a thread's stack may be where the fault is.
+    action.sa_flags = libc::SA_SIGINFO | libc::SA_NODEFER | libc::SA_ONSTACK | libc::SA_RESTART;
+    action
+}
+
+/// What handles SIGBUS now.
+fn current() -> io::Result<libc::sigaction> {
+    let mut now = MaybeUninit::uninit();
+    // SAFETY: room for the current action.
+    match unsafe { libc::sigaction(libc::SIGBUS, ptr::null(), now.as_mut_ptr()) } {
+        // SAFETY: the call succeeded and has written it.
+        0 => Ok(unsafe { now.assume_init() }),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+fn is_default(handler: libc::sighandler_t) -> bool {
+    matches!(handler, libc::SIG_DFL | libc::SIG_IGN)
+}
+
 /// Puts back what was there before, unless someone has installed a handler over ours meanwhile;
 /// that one may chain to ours, which then does nothing but chain on.
 pub(crate) fn uninstall() {
-    let mut now = MaybeUninit::<libc::sigaction>::uninit();
-    // SAFETY: room for the current action.
-    if unsafe { libc::sigaction(libc::SIGBUS, ptr::null(), now.as_mut_ptr()) } != 0 {
-        return;
-    }
-    // SAFETY: the call succeeded and has written it.
-    let ours = unsafe { now.assume_init() }.sa_sigaction == on_sigbus as *const () as usize;
-    if ours {
+    let now = current().map(|action| action.sa_sigaction);
+    if now.is_ok_and(|now| now == ours().sa_sigaction) {
         // SAFETY: PREVIOUS was written by `install`, without which the handler is not ours.
         unsafe { libc::sigaction(libc::SIGBUS, PREVIOUS.0.get().cast(), ptr::null_mut()) };
         INSTALLED.store(false, Ordering::Release);
@@ -91,27 +107,39 @@ extern "C" fn on_sigbus(
     let errno = unsafe { *libc::__errno_location() };
     // SAFETY: the kernel passes a valid siginfo and a context that is this frame's to change.
     let (info, context) = unsafe { (&mut *info, &mut *context.cast::<libc::ucontext_t>()) };
-    if !handled(info, context) {
-        chain(signal, info, context);
+    match handle(info, context) {
+        Handled::Yes => {}
+        Handled::No => chain(signal, info, context, last_words::default_action),
+        // What follows has been said already.
+        Handled::Lost => chain(signal, info, context, |_| ()),
     }
     // SAFETY: as above.
     unsafe { *libc::__errno_location() = errno };
 }
 
-/// Whether the fault is dealt with, so that the thread can go on.
-fn handled(info: &libc::siginfo_t, context: &mut libc::ucontext_t) -> bool {
+/// What came of a fault.
+enum Handled {
+    /// It is dealt with, so the thread can go on.
+    Yes,
+    /// It is none of ours.
+    No,
+    /// Somebody touched lost bytes who cannot be given an error: that is on stderr.
+    Lost,
+}
+
+fn handle(info: &libc::siginfo_t, context: &mut libc::ucontext_t) -> Handled {
     let (cause, evidence) = match info.si_code {
         BUS_MCEERR_AR => (Cause::ActionRequired, Evidence::MemoryFailure),
         BUS_MCEERR_AO => (Cause::ActionOptional, Evidence::MemoryFailure),
         libc::BUS_ADRERR => (Cause::ActionRequired, Evidence::AddressError),
-        _ => return false,
+        _ => return Handled::No,
     };
     // SAFETY: these codes carry an address.
     let address = Hva::new(unsafe { info.si_addr() } as u64);
     // SAFETY: the call takes nothing and cannot fail.
     let child = unsafe { libc::getpid() } != PROCESS.load(Ordering::Acquire);
     if child || !ranges::contain(address) {
-        return false;
+        return Handled::No;
     }
     let fault = Fault {
         address,
@@ -120,48 +148,52 @@ fn handled(info: &libc::siginfo_t, context: &mut libc::ucontext_t) -> bool {
     };
     if cause == Cause::ActionOptional {
         slot::tell(&fault);
-        return true;
+        return Handled::Yes;
     }
-    if threads::current() == MENDER.load(Ordering::Acquire) {
-        let landed = guard::land(context, address.get() as usize);
-        if !landed {
-            last_words::mender_thread(address);
+    let lost = if threads::current() == MENDER.load(Ordering::Acquire) {
+        None
+    } else if threads::leave_with_guest(&fault) {
+        return Handled::Yes;
+    } else {
+        match slot::ask(&fault) {
+            Verdict::Mended => return Handled::Yes,
+            Verdict::NotOurs => return Handled::No,
+            Verdict::Lost { gpa } => Some(gpa),
         }
-        return landed;
+    };
+    if guard::land(context, address.get() as usize) {
+        return Handled::Yes;
     }
-    if threads::leave_with_guest(&fault) {
-        return true;
+    match lost {
+        Some(gpa) => last_words::lost(address, gpa),
+        None => last_words::mender_thread(address),
     }
-    match slot::ask(&fault) {
-        Verdict::Mended => true,
-        Verdict::Lost { gpa } => {
-            let landed = guard::land(context, address.get() as usize);
-            if !landed {
-                last_words::lost(address, gpa);
-            }
-            landed
-        }
-        Verdict::NotOurs => false,
-    }
+    Handled::Lost
 }
 
-/// Does what would have happened without us.
-fn chain(signal: libc::c_int, info: &mut libc::siginfo_t, context: &mut libc::ucontext_t) {
+/// Does what would have happened without us, after `last_words` where that ends the process.
+fn chain(
+    signal: libc::c_int,
+    info: &mut libc::siginfo_t,
+    context: &mut libc::ucontext_t,
+    last_words: fn(&libc::siginfo_t),
+) {
     // SAFETY: `install` wrote it before this handler could run, and nobody writes it any more.
     let previous = unsafe { (*PREVIOUS.0.get()).assume_init_ref() };
-    // Sent by kill(2) or sigqueue(3), and not by a fault: returning would not bring it back.
-    let sent = info.si_code <= 0;
+    // By kill(2) or sigqueue(3), or for an error that nobody has touched: returning would not
+    // bring it back, as it does a fault.
+    let sent = info.si_code <= 0 || info.si_code == BUS_MCEERR_AO;
     match previous.sa_sigaction {
-        libc::SIG_IGN if sent => {}
+        libc::SIG_IGN if info.si_code <= 0 => {}
         libc::SIG_DFL | libc::SIG_IGN => {
-            last_words::default_action(info);
+            last_words(info);
             // SAFETY: an all-zero sigaction is the default action. The access is executed again
             // and the kernel ends the process as it would have, with the right address in the
             // core file.
             unsafe {
                 let default: libc::sigaction = MaybeUninit::zeroed().assume_init();
                 libc::sigaction(signal, &default, ptr::null_mut());
-                if sent || info.si_code == BUS_MCEERR_AO {
+                if sent {
                     libc::raise(signal);
                 }
             }
@@ -183,6 +215,20 @@ fn chain(signal: libc::c_int, info: &mut libc::siginfo_t, context: &mut libc::uc
                 }
                 libc::pthread_sigmask(libc::SIG_SETMASK, mask.as_ptr(), ptr::null_mut());
             }
+            if sent {
+                stay();
+            }
         }
+    }
+}
+
+/// A handler may give up by setting the default action and returning, as that of Rust's runtime
+/// does. For a fault that is the end; a signal that was sent has passed then, and what we are here
+/// for is still to come.
+fn stay() {
+    let given_up = current().is_ok_and(|now| is_default(now.sa_sigaction));
+    if given_up && INSTALLED.load(Ordering::Acquire) {
+        // SAFETY: the action is complete and the handler lives as long as the program.
+        unsafe { libc::sigaction(libc::SIGBUS, &ours(), ptr::null_mut()) };
     }
 }

@@ -3,12 +3,15 @@
 //! Plain atomics in a static, because the thread is in a signal handler: it may have interrupted
 //! the allocator, or hold any lock of the program.
 
+use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering, fence};
 
 use pagemend_core::address::{Gpa, Hva};
 use pagemend_core::fault::{Evidence, Fault, Verdict};
 use pagemend_core::ledger::Cause;
+use rustix::event::EventfdFlags;
 
 use crate::futex;
 
@@ -61,9 +64,23 @@ static FREED: AtomicU32 = AtomicU32::new(0);
 /// The eventfd that the mender sleeps on, or -1 where there is no mender.
 static DOORBELL: AtomicI32 = AtomicI32::new(-1);
 
+/// The doorbell of every mender of this process. Never closed: a thread that posts while a mender
+/// ends may ring a moment later, and must not write into a file that has got the number meanwhile.
+pub(crate) fn doorbell() -> io::Result<&'static OwnedFd> {
+    static ONE: OnceLock<OwnedFd> = OnceLock::new();
+    if let Some(doorbell) = ONE.get() {
+        return Ok(doorbell);
+    }
+    let doorbell = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+    Ok(ONE.get_or_init(|| doorbell))
+}
+
 /// Faults posted from now on ring `doorbell`, until [`close`].
-pub(crate) fn open(doorbell: &OwnedFd) {
-    DOORBELL.store(doorbell.as_raw_fd(), Ordering::Release);
+pub(crate) fn open(doorbell: &'static OwnedFd) {
+    DOORBELL.store(doorbell.as_raw_fd(), Ordering::Relaxed);
+    fence(Ordering::SeqCst);
+    // For whoever posted when there was no bell and will find that there is one.
+    ring(doorbell.as_raw_fd());
 }
 
 /// Waits until the mender has handled every fault that came before this: it drains its notices
@@ -79,7 +96,9 @@ pub(crate) fn settle() {
 
 /// There is no mender any more: answers everything that waits with *not ours*.
 pub(crate) fn close() {
-    DOORBELL.store(-1, Ordering::Release);
+    DOORBELL.store(-1, Ordering::Relaxed);
+    // Whoever posts sees this, or is seen by what follows.
+    fence(Ordering::SeqCst);
     while let Some(taken) = take() {
         taken.answer(Verdict::NotOurs);
     }
@@ -131,6 +150,8 @@ fn post(fault: &Fault, flags: u32) -> Option<&'static Slot> {
     slot.address.store(fault.address.get(), Ordering::Relaxed);
     slot.flags.store(flags, Ordering::Relaxed);
     slot.state.store(POSTED, Ordering::Release);
+    // The other side of the fences in `open` and `close`.
+    fence(Ordering::SeqCst);
     ring(DOORBELL.load(Ordering::Acquire));
     Some(slot)
 }
@@ -173,8 +194,7 @@ fn free(slot: &Slot) {
 
 fn ring(doorbell: i32) {
     let one = 1u64;
-    // SAFETY: eight bytes of a local; a doorbell that was closed meanwhile is EBADF, which is as
-    // good as nobody listening.
+    // SAFETY: eight bytes of a local. Without a mender the number is -1, which is EBADF.
     unsafe { libc::write(doorbell, (&raw const one).cast(), 8) };
 }
 
@@ -211,11 +231,11 @@ impl Taken {
     }
 
     pub(crate) fn answer(self, verdict: Verdict) {
-        self.finish(verdict);
+        self.leave(verdict);
         std::mem::forget(self);
     }
 
-    fn finish(&self, verdict: Verdict) {
+    fn leave(&self, verdict: Verdict) {
         let slot = self.slot;
         if slot.flags.load(Ordering::Relaxed) & Flags::WAITED_FOR == 0 {
             return free(slot);
@@ -233,9 +253,39 @@ impl Taken {
     }
 }
 
-/// A mender that goes down in the middle of a fault leaves nobody waiting for its answer.
+/// A mender that panics over a fault leaves nobody waiting for its answer.
 impl Drop for Taken {
     fn drop(&mut self) {
-        self.finish(Verdict::NotOurs);
+        self.leave(Verdict::NotOurs);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fault_that_is_taken_and_not_answered_is_nobodys() {
+        open(doorbell().unwrap());
+        let fault = Fault {
+            address: Hva::new(0x1000),
+            cause: Cause::ActionRequired,
+            evidence: Evidence::MemoryFailure,
+        };
+        let verdict = std::thread::scope(|scope| {
+            let asks = scope.spawn(move || ask(&fault));
+            let taken = loop {
+                match take() {
+                    Some(taken) => break taken,
+                    None => std::thread::yield_now(),
+                }
+            };
+            assert_eq!(taken.fault(), Some(fault));
+            drop(taken);
+            asks.join().unwrap()
+        });
+        close();
+        assert_eq!(verdict, Verdict::NotOurs);
+        assert_eq!(ask(&fault), Verdict::NotOurs, "there is no mender any more");
     }
 }

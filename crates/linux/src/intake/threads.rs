@@ -91,19 +91,19 @@ impl Drop for Registration {
     }
 }
 
-/// Leaves the fault with the calling thread if that is inside a guest. Async-signal-safe: the
-/// entry is only ever used by its own thread, so program order is all the order that it needs.
+/// Leaves the fault with the calling thread if that is inside a guest. A second one before it has
+/// left is not: that is an access of the thread's own, which is executed again and again, and has
+/// to wait here. Async-signal-safe: the entry is only ever used by its own thread, so program order
+/// is all the order that it needs.
 pub(crate) fn leave_with_guest(fault: &Fault) -> bool {
     let thread = current();
     let used = USED.load(Ordering::Acquire) as usize;
-    let entry = TABLE
-        .iter()
-        .take(used)
-        .find(|entry| entry.thread.load(Ordering::Relaxed) == thread);
+    // A thread that is registered twice is inside one of its guests at most.
+    let entry = TABLE.iter().take(used).find(|entry| {
+        entry.thread.load(Ordering::Relaxed) == thread
+            && entry.state.load(Ordering::Relaxed) == INSIDE
+    });
     let Some(entry) = entry else { return false };
-    if entry.state.load(Ordering::Relaxed) == OUTSIDE {
-        return false;
-    }
     let state = match fault.evidence {
         Evidence::MemoryFailure => FAULTED,
         Evidence::AddressError => ADDRESS_ERROR,

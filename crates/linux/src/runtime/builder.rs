@@ -10,7 +10,6 @@ use pagemend_core::address::GpaRange;
 use pagemend_core::event::Event;
 use pagemend_core::map::MapError;
 use pagemend_core::mender::Mender;
-use rustix::event::EventfdFlags;
 
 use super::{Pagemend, RUNNING, Shared, thread};
 use crate::capabilities::capabilities;
@@ -204,9 +203,7 @@ impl Builder {
             .map(|region| region.hva_range())
             .collect();
 
-        let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
-        let doorbell = rustix::event::eventfd(0, flags);
-        let doorbell = doorbell.map_err(|error| call("opening an eventfd")(error.into()))?;
+        let doorbell = slot::doorbell().map_err(call("opening an eventfd"))?;
         let shared = Arc::new(Shared {
             mender: Mutex::new(mender),
             leases,
@@ -223,7 +220,7 @@ impl Builder {
             thread: Some(thread),
             shared,
         };
-        slot::open(&pagemend.shared.doorbell);
+        slot::open(doorbell);
         ranges::set(&hvas);
         intake::install().map_err(call("installing the SIGBUS handler"))?;
         Ok(pagemend)

@@ -38,7 +38,7 @@ static RUNNING: AtomicBool = AtomicBool::new(false);
 pub(crate) struct Shared {
     mender: Mutex<Mender<LinuxHost>>,
     leases: Arc<Leases>,
-    doorbell: OwnedFd,
+    doorbell: &'static OwnedFd,
     stop: AtomicBool,
     /// The mender's thread, once it runs.
     thread: AtomicI32,
@@ -56,12 +56,17 @@ impl Shared {
     ///
     /// On the mender's own thread, which holds it while it calls hooks and listeners.
     fn mender(&self) -> MutexGuard<'_, Mender<LinuxHost>> {
+        self.assert_elsewhere();
+        self.mender.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Panics on the mender's own thread, which would wait for itself.
+    fn assert_elsewhere(&self) {
         assert_ne!(
             threads::current(),
             self.thread.load(Ordering::Acquire),
             "a hook or listener asked the mender that is calling it: use what the event says"
         );
-        self.mender.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn pretended(&self) -> MutexGuard<'_, VecDeque<Hva>> {
@@ -126,6 +131,7 @@ impl Pagemend {
     /// Reports an address at which a system call has failed because of poison (EHWPOISON), and
     /// waits for the answer.
     pub fn report(&self, address: Hva) -> Verdict {
+        self.shared.assert_elsewhere();
         slot::ask(&Fault {
             address,
             cause: Cause::ActionRequired,
@@ -135,6 +141,7 @@ impl Pagemend {
 
     /// Waits until every fault that has arrived so far is handled.
     pub fn settle(&self) {
+        self.shared.assert_elsewhere();
         slot::settle();
     }
 
@@ -179,7 +186,7 @@ impl Drop for Pagemend {
     fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::Release);
         // The thread cannot miss it: the doorbell keeps ringing until it is read.
-        let _ = rustix::io::write(&self.shared.doorbell, &1u64.to_ne_bytes());
+        let _ = rustix::io::write(self.shared.doorbell, &1u64.to_ne_bytes());
         if let Some(thread) = self.thread.take() {
             // A thread that panicked has cleaned up after itself.
             let _ = thread.join();

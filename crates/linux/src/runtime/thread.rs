@@ -55,7 +55,7 @@ fn serve(shared: &Shared, notices: &Notices) {
         // Interrupted or not, there is nothing to lose by looking.
         let _ = rustix::event::poll(&mut ready, None);
         // Read before the slots are looked at, so that a fault posted meanwhile rings again.
-        let _ = rustix::io::read(&shared.doorbell, &mut [0; 8]);
+        let _ = rustix::io::read(shared.doorbell, &mut [0; 8]);
         loop {
             while let Some(fault) = notice(shared, notices) {
                 handle(shared, fault);

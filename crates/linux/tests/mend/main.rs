@@ -1,5 +1,25 @@
 //! Mends on this machine: real SIGBUS, real memory, emulated errors.
 #![allow(clippy::unwrap_used, reason = "the harness fails as a test does")]
 
+mod altstack;
+mod backings;
+mod bad_input;
+mod chain;
+mod child;
+mod confined;
+mod forked;
+mod gigantic;
 mod guest;
 mod healthy;
+mod leases;
+mod lifecycle;
+mod lost;
+mod own_thread;
+mod policies;
+mod repeated;
+mod settings;
+mod smaps;
+mod storm;
+mod untouched;
+mod vcpu;
+mod wait;
