@@ -52,8 +52,8 @@ pub(crate) struct Demo {
     /// Guest memory, such as 512M. 256M unless said, 2G with pages of 1 GiB.
     #[arg(long, value_name = "SIZE")]
     memory: Option<Size>,
-    /// What the memory is made of. The best there is unless said; the pool of a size that is named
-    /// here is grown where it must and can be, and shrunk again at the end.
+    /// What the memory is made of. The best there is unless said. A pool that is too small is grown
+    /// where it can be, one of 1 GiB pages only if it is named here, and shrunk again at the end.
     #[arg(long)]
     page_size: Option<Pages>,
     /// Errors to inject, each into another frame of 4 KiB.

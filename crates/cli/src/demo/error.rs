@@ -18,8 +18,8 @@ pub(super) enum DemoError {
     #[error("there is no such guest memory")]
     Memory(#[from] MemoryError),
     #[error(
-        "{needed} of memory are needed, replacements of the pages that will fail included, \
-         and the machine has {available} to give: use a smaller --memory"
+        "{needed} of memory are needed, with replacements for the pages that will fail and an \
+         eighth to spare, and the machine has {available} to give: use a smaller --memory"
     )]
     TooLarge { needed: Size, available: Size },
     #[error("the pool cannot be grown: {why}")]

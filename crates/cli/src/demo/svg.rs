@@ -130,7 +130,7 @@ fn draw_legend(svg: &mut String, report: &Report, y: f64) -> fmt::Result {
 /// A bar for each fault: where it stands says when, how high it is how long it took.
 fn draw_timeline(svg: &mut String, report: &Report, top: f64) -> fmt::Result {
     const HEIGHT: f64 = 100.0;
-    let longest = report.timeline.iter().map(|t| t.micros).fold(0.0, f64::max);
+    let longest = report.timeline.iter().map(|t| t.micros).fold(1.0, f64::max);
     let caption = format!(
         "Timeline: a bar for each fault, the highest {}",
         time(longest)
