@@ -6,8 +6,10 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::Args;
-use pagemend_linux::probe::{Finding, Host, Verdict, findings};
+use pagemend::probe::{Finding, Host, Verdict, findings};
 use serde::Serialize;
+
+use crate::layout;
 
 /// The name and version of the `--json` form, which docs/doctor.md describes.
 const SCHEMA: &str = "pagemend.doctor/1";
@@ -53,7 +55,7 @@ impl Doctor {
             serde_json::to_writer_pretty(&mut out, &report)?;
             writeln!(out)?;
         } else {
-            text::write(&mut out, &report, text::width())?;
+            text::write(&mut out, &report, layout::width())?;
         }
         out.flush()?;
         Ok(exit_code(&report.verdict))

@@ -1,6 +1,9 @@
 //! The `pagemend` command.
 
+mod demo;
 mod doctor;
+mod layout;
+mod size;
 
 use std::io;
 use std::process::ExitCode;
@@ -17,7 +20,10 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Demo(demo::Demo),
     Doctor(doctor::Doctor),
+    #[command(hide = true)]
+    KernelDefault(demo::Measure),
 }
 
 /// The exit code for arguments that make no sense, which is clap's, and for output that nobody
@@ -26,7 +32,9 @@ const NO_ANSWER: u8 = 2;
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
+        Command::Demo(demo) => demo.run(),
         Command::Doctor(doctor) => doctor.run(),
+        Command::KernelDefault(measure) => measure.run(),
     };
     match outcome {
         Ok(code) => code,

@@ -2,18 +2,13 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::collections::BTreeMap;
+mod common;
+
 use std::fs::{self, File};
-use std::io;
-use std::os::unix::process::CommandExt;
 use std::process::{Command, Output};
 
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::thread::{CapabilitySet, capabilities};
-use seccompiler::{
-    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
-    SeccompRule, apply_filter,
-};
 use serde_json::Value;
 
 const DOCUMENT: &str = include_str!("../../../docs/doctor.md");
@@ -150,29 +145,8 @@ fn text_for_a_pipe_has_no_colour_and_fits_80_columns() {
 
 /// Runs doctor where each of these calls, with this second argument if one is given, is refused.
 fn under_filter(calls: &[(i64, Option<u64>)]) -> Output {
-    let rules = calls.iter().map(|&(call, argument)| {
-        let conditions = argument.map(|value| {
-            let equal = SeccompCmpOp::Eq;
-            SeccompCondition::new(1, SeccompCmpArgLen::Dword, equal, value).unwrap()
-        });
-        let rule = conditions.map(|condition| SeccompRule::new(vec![condition]).unwrap());
-        (call, rule.into_iter().collect())
-    });
-    let filter = SeccompFilter::new(
-        rules.collect(),
-        SeccompAction::Allow,
-        SeccompAction::Errno(libc::EPERM as u32),
-        std::env::consts::ARCH.try_into().unwrap(),
-    );
-    let program: BpfProgram = filter.unwrap().try_into().unwrap();
     let mut command = doctor();
-    command.arg("--json");
-    // SAFETY: between fork and exec only prctl and seccomp are called, on a program built before.
-    unsafe {
-        command.pre_exec(move || {
-            apply_filter(&program).map_err(|_| io::Error::from_raw_os_error(libc::EPERM))
-        });
-    }
+    common::refuse(command.arg("--json"), calls);
     command.output().unwrap()
 }
 
@@ -188,11 +162,7 @@ fn a_filter_that_forbids_memfds_makes_mending_impossible() {
 
 #[test]
 fn a_filter_that_forbids_userfaultfd_by_both_ways_makes_mending_impossible() {
-    const USERFAULTFD_IOC_NEW: u64 = 0xaa00;
-    let output = under_filter(&[
-        (libc::SYS_userfaultfd, None),
-        (libc::SYS_ioctl, Some(USERFAULTFD_IOC_NEW)),
-    ]);
+    let output = under_filter(&common::USERFAULTFD);
     assert_eq!(output.status.code(), Some(1));
     let report = report(&output);
     let access = finding(&report, "userfaultfd.access");
@@ -200,72 +170,9 @@ fn a_filter_that_forbids_userfaultfd_by_both_ways_makes_mending_impossible() {
     assert!(access["advice"].as_str().unwrap().contains("seccomp"));
 }
 
-/// The rows of the table whose head starts with `head`: first and second cell, quotes off.
-fn table(head: &str) -> BTreeMap<&'static str, &'static str> {
-    let mut lines = DOCUMENT.lines();
-    lines.find(|line| line.starts_with(head)).unwrap();
-    lines
-        .skip(1)
-        .take_while(|line| line.starts_with('|'))
-        .map(|line| {
-            let mut cells = line.split('|').skip(1).map(str::trim);
-            let field = cells.next().unwrap().trim_matches('`');
-            (field, cells.next().unwrap())
-        })
-        .collect()
-}
-
-/// Every field of `value` and what it is, arrays as `[]`; a trial is one field.
-fn fields(path: &str, value: &Value, seen: &mut Vec<(String, &'static str)>) {
-    let kind = match value {
-        Value::Null => "null",
-        Value::Bool(_) => "boolean",
-        Value::Number(_) => "number",
-        Value::String(_) => "string",
-        Value::Array(_) => "array",
-        Value::Object(fields) if fields.keys().eq(["error", "works"]) => "trial",
-        Value::Object(_) => "object",
-    };
-    if !path.is_empty() {
-        seen.push((path.to_owned(), kind));
-    }
-    match value {
-        Value::Array(elements) => {
-            for element in elements {
-                fields(&format!("{path}[]"), element, seen);
-            }
-        }
-        Value::Object(members) if kind == "object" => {
-            for (name, member) in members {
-                let dot = if path.is_empty() { "" } else { "." };
-                fields(&format!("{path}{dot}{name}"), member, seen);
-            }
-        }
-        _ => {}
-    }
-}
-
 #[test]
 fn the_json_is_what_the_document_says() {
     let report = report(&doctor().arg("--json").output().unwrap());
-    let documented = table("| field |");
-    let mut seen = Vec::new();
-    fields("", &report, &mut seen);
-
-    for (field, kind) in &seen {
-        let types = documented.get(field.as_str());
-        let types = types.unwrap_or_else(|| panic!("{field} is not documented"));
-        assert!(
-            types.split(" or ").any(|documented| documented == *kind),
-            "{field} is documented as {types}, not {kind}"
-        );
-    }
-    // What stands inside a null or an empty array has nowhere to be.
-    for field in documented.keys().filter(|field| !field.ends_with("[]")) {
-        let parent = field.rsplit_once('.').map(|(parent, _)| parent);
-        let has_place = parent.is_none_or(|parent| seen.contains(&(parent.to_owned(), "object")));
-        let present = seen.iter().any(|(seen, _)| seen == field);
-        assert!(present || !has_place, "{field} is missing");
-    }
+    common::check_documented(DOCUMENT, &report);
     assert_eq!(report["schema"], "pagemend.doctor/1");
 }

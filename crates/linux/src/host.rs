@@ -106,7 +106,7 @@ impl LookingGlass {
         Ok(Self { reader, writer })
     }
 
-    fn readable(&self, hva: Hva) -> bool {
+    pub(crate) fn readable(&self, hva: Hva) -> bool {
         // SAFETY: the kernel reads one byte, or says EFAULT.
         let wrote = unsafe { libc::write(self.writer.as_raw_fd(), hva.get() as *const _, 1) };
         let mut byte = [0];

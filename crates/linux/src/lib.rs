@@ -16,6 +16,7 @@ mod futex;
 pub mod guard;
 mod host;
 mod intake;
+pub mod kernel_default;
 mod lease;
 mod mapping;
 mod memory;

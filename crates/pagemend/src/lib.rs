@@ -86,5 +86,5 @@ pub use pagemend_linux::guard::{GuardedMemory, GuardedRegion, poisoned_gpa};
 pub use pagemend_linux::{
     BuildError, Builder, Emulated, GuestMemory, Inject, InjectError, Lease, LeaseError, Madvise,
     MemoryError, MemoryKind, Origin, Pagemend, RegionConfig, RegionError, TooManyVcpus, UffdError,
-    VcpuFault, VcpuThread, available_memory, probe, resize_pool,
+    VcpuFault, VcpuThread, available_memory, kernel_default, probe, resize_pool,
 };
