@@ -38,7 +38,8 @@ impl RegionConfig {
     ///
     /// # Safety
     ///
-    /// Until the [`Pagemend`](crate::Pagemend) that gets it has been dropped, the memory must stay
+    /// Until the [`Pagemend`](crate::Pagemend) that gets it, and everything that its
+    /// [`memory`](crate::Pagemend::memory) gave out, has been dropped, the memory must stay
     /// mapped, and no Rust reference may point into it: pages of it are replaced at any time.
     pub unsafe fn new(name: &str, gpa: Gpa, memory: *mut u8, len: u64) -> Self {
         Self {

@@ -65,7 +65,7 @@ pub(super) fn run(
     let started = Instant::now();
     let stage = Stage::default();
     let Some((injected, started_ns, witness)) =
-        work_under_errors(settings, &pagemend, region, &stage, interrupted)?
+        work_under_errors(settings, &pagemend, &region, &stage, interrupted)?
     else {
         return Ok(None);
     };
@@ -88,7 +88,7 @@ type Worked = Option<(BTreeSet<Gpa>, u64, Witness)>;
 fn work_under_errors(
     settings: &Settings,
     pagemend: &Pagemend,
-    region: GuestRegion,
+    region: &GuestRegion,
     stage: &Stage,
     interrupted: &AtomicBool,
 ) -> Result<Worked, DemoError> {
@@ -98,7 +98,7 @@ fn work_under_errors(
         let workers: Vec<_> = (0..settings.threads)
             .map(|number| Worker {
                 pagemend,
-                region,
+                region: region.clone(),
                 stage,
                 policy: settings.policy,
                 seed: settings.seed,
@@ -181,7 +181,7 @@ fn now() -> u64 {
 fn inject(
     settings: &Settings,
     pagemend: &Pagemend,
-    region: GuestRegion,
+    region: &GuestRegion,
     interrupted: &AtomicBool,
 ) -> Result<Option<BTreeSet<Gpa>>, DemoError> {
     let injector: Box<dyn Inject> = match settings.inject {
@@ -207,7 +207,7 @@ fn inject(
 }
 
 /// Different random frames, always the same for a seed, in the order of their failing.
-fn choose_frames(region: GuestRegion, errors: u64, seed: u64) -> Vec<Gpa> {
+fn choose_frames(region: &GuestRegion, errors: u64, seed: u64) -> Vec<Gpa> {
     let mut random = oorandom::Rand64::new(seed.into());
     let mut frames: Vec<Gpa> = region.range().frames().collect();
     let all = frames.len() as u64;

@@ -1,6 +1,10 @@
 //! Guarded access by guest physical address, inside one region.
 
+use std::sync::Arc;
+
 use pagemend_core::address::{Address, AddressRange, Gpa, GpaRange, Hva, HvaRange};
+
+use crate::memory::GuestMemory;
 
 use super::access::{
     Fault, Scalar, try_compare_exchange, try_copy, try_load, try_store, try_touch,
@@ -48,11 +52,13 @@ pub enum GuardError {
 
 /// Where a range of guest memory is mapped, with guarded access to it.
 ///
-/// It owns nothing: mapping and unmapping is the VMM's business. Copy it freely.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Mapping and unmapping is the VMM's business, unless the memory was made here. Clone it freely.
+#[derive(Debug, Clone)]
 pub struct GuestRegion {
     gpas: GpaRange,
     hvas: HvaRange,
+    /// Memory that must outlive every clone.
+    _memory: Option<Arc<GuestMemory>>,
 }
 
 impl GuestRegion {
@@ -61,12 +67,24 @@ impl GuestRegion {
     ///
     /// # Safety
     ///
-    /// As long as this region or a copy of it is used: all of it is mapped readable and writable,
+    /// As long as this region or a clone of it is used: all of it is mapped readable and writable,
     /// in whole frames, and no Rust reference to any of it exists. What is mapped there may be
     /// lost, be replaced by a mend, and be written by others at any time.
     pub unsafe fn new(gpas: GpaRange, base: Hva) -> Option<Self> {
         let hvas = AddressRange::new(base, gpas.len())?;
-        Some(Self { gpas, hvas })
+        Some(Self {
+            gpas,
+            hvas,
+            _memory: None,
+        })
+    }
+
+    /// The same, and `memory` stays mapped for as long as this or a clone of it is there.
+    pub(crate) fn keeping(self, memory: Option<Arc<GuestMemory>>) -> Self {
+        Self {
+            _memory: memory,
+            ..self
+        }
     }
 
     /// What the region holds.

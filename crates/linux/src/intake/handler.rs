@@ -30,15 +30,22 @@ static PROCESS: AtomicI32 = AtomicI32::new(0);
 /// The mender's own thread, which cannot wait for itself.
 static MENDER: AtomicI32 = AtomicI32::new(0);
 
-/// The calling thread is the mender's.
+/// The calling thread is the mender's, and its process the one that has a mender.
 pub(crate) fn set_mender_thread() {
     MENDER.store(threads::current(), Ordering::Release);
+    // SAFETY: the call takes nothing and cannot fail.
+    PROCESS.store(unsafe { libc::getpid() }, Ordering::Release);
+}
+
+/// Whether this is the process that has the mender, and not a child of it. Async-signal-safe.
+pub(crate) fn in_menders_process() -> bool {
+    // SAFETY: the call takes nothing and cannot fail.
+    let process = unsafe { libc::getpid() };
+    process == PROCESS.load(Ordering::Acquire)
 }
 
 /// Installs the handler.
 pub(crate) fn install() -> io::Result<()> {
-    // SAFETY: the call takes nothing and cannot fail.
-    PROCESS.store(unsafe { libc::getpid() }, Ordering::Release);
     // Ours, or one that was installed over ours and chains to it. One that was taken away chains
     // to nobody.
     if INSTALLED.load(Ordering::Acquire) && !is_default(current()?.sa_sigaction) {
@@ -136,9 +143,7 @@ fn handle(info: &libc::siginfo_t, context: &mut libc::ucontext_t) -> Handled {
     };
     // SAFETY: these codes carry an address.
     let address = Hva::new(unsafe { info.si_addr() } as u64);
-    // SAFETY: the call takes nothing and cannot fail.
-    let child = unsafe { libc::getpid() } != PROCESS.load(Ordering::Acquire);
-    if child || !ranges::contain(address) {
+    if !in_menders_process() || !ranges::contain(address) {
         return Handled::No;
     }
     let fault = Fault {

@@ -14,4 +14,4 @@ pub(crate) mod ranges;
 pub(crate) mod slot;
 pub(crate) mod threads;
 
-pub(crate) use handler::{install, set_mender_thread, uninstall};
+pub(crate) use handler::{in_menders_process, install, set_mender_thread, uninstall};

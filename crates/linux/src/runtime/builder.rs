@@ -212,7 +212,7 @@ impl Builder {
             thread: AtomicI32::new(0),
             origin,
             pretended: Mutex::default(),
-            _memory: memory,
+            memory,
         });
         let thread = thread::start(&shared).map_err(call("starting the mender's thread"))?;
         // From here on dropping the handle undoes it all.

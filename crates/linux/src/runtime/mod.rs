@@ -46,7 +46,7 @@ pub(crate) struct Shared {
     /// Addresses of which the mender's thread is to hear as if the kernel had found them.
     pretended: Mutex<VecDeque<Hva>>,
     /// Guest memory that was given with its region lives as long as the mender.
-    _memory: Vec<Arc<GuestMemory>>,
+    memory: Vec<Arc<GuestMemory>>,
 }
 
 impl Shared {
@@ -117,9 +117,14 @@ impl Pagemend {
     pub fn memory(&self, name: &str) -> Option<GuestRegion> {
         let mender = self.shared.mender();
         let region = mender.map().regions().find(|region| region.name == name)?;
-        // SAFETY: it is guest memory, mapped for as long as the mender runs; whoever registered
-        // it has vouched for that.
-        unsafe { GuestRegion::new(region.gpa, region.hva) }
+        let ours = self.shared.memory.iter();
+        let ours = ours
+            .map(Arc::clone)
+            .find(|memory| memory.hva() == region.hva);
+        // SAFETY: the region keeps memory of ours; for any other, whoever registered it has
+        // vouched that it stays mapped.
+        let guarded = unsafe { GuestRegion::new(region.gpa, region.hva) };
+        guarded.map(|guarded| guarded.keeping(ours))
     }
 
     /// Takes a lease on guest memory that is about to be handed to the kernel for I/O. Waits only
@@ -184,6 +189,11 @@ impl Pagemend {
 
 impl Drop for Pagemend {
     fn drop(&mut self) {
+        if !intake::in_menders_process() {
+            // A child of a fork has the handle, but no thread to end and no faults to answer.
+            std::mem::forget(self.thread.take());
+            return;
+        }
         self.shared.stop.store(true, Ordering::Release);
         // The thread cannot miss it: the doorbell keeps ringing until it is read.
         let _ = rustix::io::write(self.shared.doorbell, &1u64.to_ne_bytes());

@@ -53,10 +53,16 @@ impl VcpuThread {
     /// Runs `guest`, which is the `KVM_RUN` call and nothing besides: a memory failure inside it
     /// is the guest's, and is kept for [`take_fault`](Self::take_fault).
     pub fn run<T>(&mut self, guest: impl FnOnce() -> T) -> T {
+        /// Leaves the guest, also where the call panics.
+        struct Leave<'a>(&'a mut VcpuThread);
+        impl Drop for Leave<'_> {
+            fn drop(&mut self) {
+                self.0.pending = self.0.registration.leave().or(self.0.pending);
+            }
+        }
         self.registration.enter();
-        let result = guest();
-        self.pending = self.registration.leave().or(self.pending);
-        result
+        let _leave = Leave(self);
+        guest()
     }
 
     /// The memory failure that ended the last run, if one did: waits until it is dealt with. To
