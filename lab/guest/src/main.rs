@@ -3,9 +3,11 @@
 mod arch;
 mod backing;
 mod channel;
+mod crowd;
 mod early_kill;
 mod faults;
 mod gate;
+mod guest;
 mod init;
 mod inject;
 mod kernel_log;
