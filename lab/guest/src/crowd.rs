@@ -93,9 +93,8 @@ impl Crowd {
     }
 
     /// Ends them, with the pattern in memory again, and claims what they must have seen.
-    pub(crate) fn finish(self, t: &mut Trial, lost: &[usize]) {
-        self.shared.stop.store(true, Ordering::Relaxed);
-        let seen: Vec<_> = self.threads.into_iter().map(JoinHandle::join).collect();
+    pub(crate) fn finish(mut self, t: &mut Trial, lost: &[usize]) {
+        let seen = self.stop();
         t.claim("no thread died", seen.iter().all(Result::is_ok));
         let seen: Vec<Seen> = seen.into_iter().filter_map(Result::ok).collect();
         let wrong: u64 = seen.iter().map(|seen| seen.wrong).sum();
@@ -106,6 +105,20 @@ impl Crowd {
             "words checked and written",
             self.shared.words.load(Ordering::Relaxed),
         );
+    }
+}
+
+impl Crowd {
+    fn stop(&mut self) -> Vec<std::thread::Result<Seen>> {
+        self.shared.stop.store(true, Ordering::Relaxed);
+        self.threads.drain(..).map(JoinHandle::join).collect()
+    }
+}
+
+/// A scenario that gives up takes its guest's memory with it.
+impl Drop for Crowd {
+    fn drop(&mut self) {
+        self.stop();
     }
 }
 
