@@ -194,7 +194,9 @@ impl Guest {
         self.pagemend.settle();
         let (recorded, all_told) = self.pagemend.with_ledger(|ledger| {
             let recorded: Vec<usize> = ledger.iter().map(offset).collect();
-            let told = ledger.iter().all(|gpa| ledger.told(gpa).contains(&LISTENER));
+            let told = ledger
+                .iter()
+                .all(|gpa| ledger.told(gpa).contains(&LISTENER));
             (recorded, told)
         });
         t.equal(

@@ -11,6 +11,7 @@ mod guest;
 mod init;
 mod inject;
 mod kernel_log;
+mod machine;
 mod memory;
 mod pages;
 mod pattern;
