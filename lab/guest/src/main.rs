@@ -16,6 +16,7 @@ mod memory;
 mod pages;
 mod pattern;
 mod persistent;
+mod privileged;
 mod reader;
 mod registry;
 mod salvage;
