@@ -16,11 +16,17 @@ pub(crate) fn madvise(address: usize) -> (io::Result<()>, Option<Fault>) {
     faults::catching(|| memory::advise(address, memory::KIB_4, libc::MADV_HWPOISON))
 }
 
-/// As [`madvise`], while other threads touch the page: the kernel may then find it still in use and say `EBUSY`, and has taken it away all the same. Gives what it said.
+/// As [`madvise`], while other threads touch the page: the kernel may then find it still in use and say `EBUSY`, or fail to split it and say `EHWPOISON`, and has taken it away all the same. Gives what it said.
 pub(crate) fn madvise_in_use(address: usize) -> Result<&'static str> {
-    match madvise(address).0 {
+    in_use(madvise(address).0)
+}
+
+fn in_use(said: io::Result<()>) -> Result<&'static str> {
+    match said {
         Ok(()) => Ok("recovered"),
         Err(error) if error.raw_os_error() == Some(libc::EBUSY) => Ok("still in use (EBUSY)"),
+        // What it says of a transparent huge page that cannot be split.
+        Err(error) if error.raw_os_error() == Some(libc::EHWPOISON) => Ok("EHWPOISON"),
         Err(error) => Err(error).context("cannot poison"),
     }
 }
@@ -31,6 +37,12 @@ pub(crate) fn corrupt(address: usize) -> Result<u64> {
     corrupt_frame(frame)
         .with_context(|| format!("cannot corrupt frame {frame:#x} (is hwpoison-inject loaded?)"))?;
     Ok(frame)
+}
+
+/// As [`corrupt`], while other threads touch the page. Gives what the kernel said.
+pub(crate) fn corrupt_in_use(address: usize) -> Result<&'static str> {
+    let frame = pages::frame(address)?.context("nothing is mapped there to corrupt")?;
+    in_use(corrupt_frame(frame))
 }
 
 /// A scrubber's find in a page frame. When it returns, the kernel has dealt with it.

@@ -203,12 +203,20 @@ pub(crate) struct Taken {
     slot: &'static Slot,
 }
 
-/// The next fault, if there is one.
+/// The next fault, if there is one. Slots are in no order, so those who wait for the faults before
+/// theirs come when there is none left.
 pub(crate) fn take() -> Option<Taken> {
+    take_with(0).or_else(|| take_with(Flags::SETTLE))
+}
+
+fn take_with(settle: u32) -> Option<Taken> {
     let slot = TABLE.iter().find(|slot| {
-        slot.state
-            .compare_exchange(POSTED, TAKEN, Ordering::Acquire, Ordering::Relaxed)
-            .is_ok()
+        slot.state.load(Ordering::Acquire) == POSTED
+            && slot.flags.load(Ordering::Relaxed) & Flags::SETTLE == settle
+            && slot
+                .state
+                .compare_exchange(POSTED, TAKEN, Ordering::Acquire, Ordering::Relaxed)
+                .is_ok()
     })?;
     Some(Taken { slot })
 }

@@ -1,12 +1,14 @@
 //! Making memory fail on purpose, behind one trait whatever does it.
 
 use std::io;
+use std::panic::resume_unwind;
 use std::sync::Arc;
+use std::thread;
 
 use pagemend_core::address::{Gpa, Hva, PageSize};
 use pagemend_core::ledger::Cause;
 
-use super::Shared;
+use super::{Shared, VcpuThread};
 use crate::intake::notice::BUS_MCEERR_AO;
 use crate::intake::slot;
 use crate::mapping::advise;
@@ -164,24 +166,36 @@ impl Inject for Madvise {
         "madvise"
     }
 
-    /// The kernel tells the mender at once, whatever `cause` says, because the mender asks to be
-    /// told early; a thread that touches the page before the mender has it meets it as an action
-    /// required.
+    /// To the kernel, whoever does this has touched the frame: it is an action required whatever
+    /// `cause` says, and the mender has dealt with it when this returns.
     fn inject(&self, gpa: Gpa, _cause: Cause) -> Result<(), InjectError> {
         let hva = locate(&self.shared, gpa)?.align_down(PageSize::SIZE_4K);
-        // SAFETY: what the frame held is to be lost, which is the point.
-        let done = unsafe { advise(hva, PageSize::SIZE_4K.bytes(), libc::MADV_HWPOISON) };
-        done.or_else(|source| match source.raw_os_error() {
-            // The page was in use at that moment: it is taken away all the same.
-            Some(libc::EBUSY) => Ok(()),
-            Some(libc::EPERM) => Err(InjectError::NotPermitted),
-            Some(libc::EINVAL) => Err(InjectError::NoMemoryFailure),
-            _ => Err(InjectError::Call {
-                call: "madvise(MADV_HWPOISON)",
-                source,
-            }),
-        })?;
-        slot::settle();
-        Ok(())
+        // The signal goes to the thread that does it, and means no access that could be executed
+        // again. So does a vCPU's: it is kept and asked about. On a thread of its own, because the
+        // caller's may be a vCPU's already.
+        let poisoned = thread::scope(|scope| scope.spawn(|| poison(hva)).join());
+        poisoned.unwrap_or_else(|panic| resume_unwind(panic))
     }
+}
+
+fn poison(hva: Hva) -> Result<(), InjectError> {
+    let call = |call, source| InjectError::Call { call, source };
+    let mut thread = VcpuThread::new().map_err(|error| {
+        call(
+            "registering the thread that injects",
+            io::Error::other(error),
+        )
+    })?;
+    // SAFETY: what the frame held is to be lost, which is the point.
+    let done =
+        thread.run(|| unsafe { advise(hva, PageSize::SIZE_4K.bytes(), libc::MADV_HWPOISON) });
+    // A page that others use meanwhile is taken away as well, though the kernel says EBUSY.
+    if thread.take_fault().is_some() {
+        return Ok(());
+    }
+    done.map_err(|source| match source.raw_os_error() {
+        Some(libc::EPERM) => InjectError::NotPermitted,
+        Some(libc::EINVAL) => InjectError::NoMemoryFailure,
+        _ => call("madvise(MADV_HWPOISON)", source),
+    })
 }

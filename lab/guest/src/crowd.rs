@@ -1,0 +1,181 @@
+//! Threads that check and write all of a guest's memory while it fails: half by guarded access, as device models do, half by plain loads and stores. A word that was written reads as written or not at all.
+
+use crate::faults;
+use crate::guest::{Guest, gpa};
+use crate::memory::{GIB_1, KIB_4};
+use crate::pattern::word;
+use crate::trial::Trial;
+use pagemend::GuestRegion;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+
+/// So many threads, as many of each sort.
+const THREADS: usize = 4;
+
+/// The threads. Each has every fourth word, so that it knows what it has written last.
+pub(crate) struct Crowd {
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<Seen>>,
+}
+
+#[derive(Default)]
+struct Shared {
+    stop: AtomicBool,
+    words: AtomicU64,
+    /// Passes over all its words that each thread has done.
+    passes: [AtomicU64; THREADS],
+}
+
+/// What a thread saw.
+#[derive(Default)]
+struct Seen {
+    wrong: u64,
+    lost: BTreeSet<usize>,
+}
+
+/// How a thread gets at a word: `None` where it is lost.
+#[derive(Clone, Copy)]
+enum Access {
+    Guarded(GuestRegion),
+    Plain(usize),
+}
+
+impl Access {
+    fn load(self, offset: usize) -> Option<u64> {
+        match self {
+            Self::Guarded(region) => region.load(gpa(offset)).ok(),
+            Self::Plain(base) => faults::load(base + offset).ok(),
+        }
+    }
+
+    fn store(self, offset: usize, value: u64) -> Option<()> {
+        match self {
+            Self::Guarded(region) => region.store(gpa(offset), value).ok(),
+            // SAFETY: a word of guest memory, into which nobody has references.
+            Self::Plain(base) => unsafe { faults::store(base + offset, value) }.ok(),
+        }
+    }
+}
+
+impl Crowd {
+    /// Starts them on all words of the guest, or on some of each frame where it is large.
+    pub(crate) fn start(guest: &Guest) -> Self {
+        let stride = if guest.len() < GIB_1 {
+            THREADS * 8
+        } else {
+            KIB_4
+        };
+        let shared = Arc::new(Shared::default());
+        let threads = (0..THREADS)
+            .map(|number| {
+                let access = match number % 2 {
+                    0 => Access::Guarded(guest.guarded()),
+                    _ => Access::Plain(guest.base()),
+                };
+                let (len, shared) = (guest.len(), Arc::clone(&shared));
+                std::thread::spawn(move || work(access, number, len, stride, &shared))
+            })
+            .collect();
+        let crowd = Self { shared, threads };
+        crowd.go_on();
+        crowd
+    }
+
+    /// Waits until each of them has begun and ended a pass.
+    pub(crate) fn go_on(&self) {
+        let passes = |number: usize| self.shared.passes[number].load(Ordering::Acquire);
+        let until: [u64; THREADS] = std::array::from_fn(|number| passes(number) + 2);
+        while (0..THREADS).any(|number| passes(number) < until[number]) {
+            std::thread::yield_now();
+        }
+    }
+
+    /// Ends them, with the pattern in memory again, and claims what they must have seen.
+    pub(crate) fn finish(mut self, t: &mut Trial, lost: &[usize]) {
+        let seen = self.stop();
+        t.claim("no thread died", seen.iter().all(Result::is_ok));
+        let seen: Vec<Seen> = seen.into_iter().filter_map(Result::ok).collect();
+        let wrong: u64 = seen.iter().map(|seen| seen.wrong).sum();
+        t.equal("words that were not what was written last", wrong, 0);
+        let met = seen.iter().all(|seen| seen.lost.iter().eq(lost));
+        t.claim("each of them met all that is lost, and nothing else", met);
+        t.saw(
+            "words checked and written",
+            self.shared.words.load(Ordering::Relaxed),
+        );
+    }
+}
+
+impl Crowd {
+    fn stop(&mut self) -> Vec<std::thread::Result<Seen>> {
+        self.shared.stop.store(true, Ordering::Relaxed);
+        self.threads.drain(..).map(JoinHandle::join).collect()
+    }
+}
+
+/// A scenario that gives up takes its guest's memory with it.
+impl Drop for Crowd {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// Passes over the thread's words until it is stopped; the last pass leaves the pattern behind.
+fn work(access: Access, number: usize, len: usize, stride: usize, shared: &Shared) -> Seen {
+    let first = number * 8;
+    let mut seen = Seen::default();
+    let (mut found, mut last) = (0, false);
+    while !last {
+        last = shared.stop.load(Ordering::Relaxed);
+        let left = if last { 0 } else { found + 1 };
+        pass(
+            access,
+            (first..len).step_by(stride),
+            found,
+            left,
+            shared,
+            &mut seen,
+        );
+        found = left;
+        shared.passes[number].fetch_add(1, Ordering::Release);
+    }
+    seen
+}
+
+/// Expects round `found` in each word and leaves round `left`.
+fn pass(
+    access: Access,
+    offsets: impl Iterator<Item = usize>,
+    found: u64,
+    left: u64,
+    shared: &Shared,
+    seen: &mut Seen,
+) {
+    let mut passed_over = None;
+    for (count, offset) in offsets.enumerate() {
+        let frame = offset / KIB_4 * KIB_4;
+        // Lost is lost: looking again in the last pass is enough, and each look is a signal.
+        let known = seen.lost.contains(&frame);
+        if passed_over == Some(frame) || (known && left > 0) {
+            continue;
+        }
+        let gone = match access.load(offset) {
+            Some(value) => {
+                seen.wrong += u64::from(value != word(offset) ^ (found << 1));
+                // What was lost once and can be read again is a loss that was not kept.
+                seen.wrong += u64::from(known);
+                access.store(offset, word(offset) ^ (left << 1)).is_none()
+            }
+            None => true,
+        };
+        if gone {
+            seen.lost.insert(frame);
+            passed_over = Some(frame);
+        }
+        if count % 64 == 0 {
+            shared.words.fetch_add(64, Ordering::Release);
+        }
+    }
+}

@@ -1,0 +1,208 @@
+//! Bad luck that repeats: several errors in one page, errors while one is being mended, errors in what was mended, until nothing of the pool is left.
+
+use crate::crowd::Crowd;
+use crate::guest::{Guest, Kind};
+use crate::memory::{GIB_1, KIB_4, MIB_2};
+use crate::pages::{self, Pool};
+use crate::registry::{Family, Scenario, scenario};
+use crate::trial::Trial;
+use crate::inject;
+use anyhow::{Context, Result};
+use pagemend::{Action, Step};
+use pagemend_lab_protocol::{Needs, ScenarioInfo, Set};
+use std::sync::{Arc, Mutex};
+
+/// So many frames of a page, not side by side.
+fn spread(page: usize, errors: usize) -> Vec<usize> {
+    let step = page / KIB_4 / errors;
+    (0..errors).map(|error| (error * step + step / 2) * KIB_4).collect()
+}
+
+inventory::submit! {
+    Family(|| {
+        let cases = [
+            (Kind::Hugetlb2M, 8, Set::Default),
+            (Kind::Hugetlb2M, 64, Set::Default),
+            (Kind::Hugetlb2M, 512, Set::Default),
+            (Kind::Hugetlb1G, 8, Set::All),
+        ];
+        cases.map(|(kind, errors, set)| Scenario {
+            info: ScenarioInfo {
+                name: format!("pagemend/{}/{errors}-errors", kind.name()),
+                proves: format!(
+                    "{errors} errors in one page of {}, all but one of them while the first is being mended, lose {errors} times 4 KiB",
+                    kind.kind(),
+                ),
+                needs: kind.needs(1),
+                set,
+            },
+            run: Box::new(move |t| many_errors(t, kind, errors)),
+        }).into()
+    })
+}
+
+fn many_errors(t: &mut Trial, kind: Kind, errors: usize) -> Result<()> {
+    let bad = spread(kind.page(), errors);
+    let more = Arc::new(Mutex::new(Vec::new()));
+    let theirs = Arc::clone(&more);
+    let guest = Guest::with(kind, kind.len(), |base, builder| {
+        let rest = bad[1..].iter().filter_map(|offset| pages::frame(base + offset).ok()?);
+        let mut rest: Vec<u64> = rest.collect();
+        let pause = move |_| {
+            // Each of them says that the page is bad already.
+            let said = rest.drain(..).filter_map(|frame| inject::corrupt_frame(frame).err());
+            theirs.lock().map_err(|e| e.to_string())?.extend(said.filter_map(|error| error.raw_os_error()));
+            Ok(())
+        };
+        builder.pause_hooks(pause, |_| ())
+    })?;
+    let crowd = Crowd::start(&guest);
+    inject::madvise_in_use(guest.base() + bad[0])?;
+    guest.pagemend.settle();
+    let said = more.lock().map(|said| said.len()).unwrap_or_default();
+    t.saw("errors of which the kernel says that the page is bad already", said);
+    crowd.go_on();
+    let all_of_it = bad.len() * KIB_4 == kind.page();
+    let done = if all_of_it { Action::Abandon } else { Action::Mend };
+    crowd.finish(t, &bad);
+    guest.lost_only(t, &bad);
+    t.equal("what was done", guest.actions(), vec![done]);
+    Ok(())
+}
+
+scenario! {
+    name: "pagemend/errors-after-salvage",
+    proves: "an error in the old page after its bytes were salvaged loses nothing more",
+    needs: Kind::Hugetlb2M.needs(1),
+    run: |t| {
+        const BAD: usize = 0x5000;
+        let guest = Guest::with(Kind::Hugetlb2M, 2 * MIB_2, |base, builder| {
+            let late = pages::frame(base + 0x9000).ok().flatten();
+            builder.listen("a second error", move |event| {
+                if let (Step::Salvage { .. }, Some(frame)) = (&event.step, late) {
+                    let _ = inject::corrupt_frame(frame);
+                }
+            })
+        })?;
+        let crowd = Crowd::start(&guest);
+        inject::madvise_in_use(guest.base() + BAD)?;
+        guest.pagemend.settle();
+        crowd.finish(t, &[BAD]);
+        guest.lost_only(t, &[BAD]);
+        t.equal("what was done", guest.actions(), vec![Action::Mend]);
+        Ok(())
+    },
+}
+
+scenario! {
+    name: "pagemend/errors-elsewhere-during-a-mend",
+    proves: "errors in other pages, found while one is being mended, are mended after it without anybody touching them",
+    needs: Needs::NOTHING.huge_2m(8),
+    run: |t| {
+        let bad: Vec<usize> = (0..8).map(|page| page * MIB_2 + (page + 1) * KIB_4).collect();
+        let offsets = bad.clone();
+        let guest = Guest::with(Kind::Hugetlb2M, 8 * MIB_2, |base, builder| {
+            let rest = offsets[1..].iter().filter_map(|offset| pages::frame(base + offset).ok()?);
+            let mut rest: Vec<u64> = rest.collect();
+            let pause = move |_| rest.drain(..).try_for_each(inject::corrupt_frame).map_err(|e| e.to_string());
+            builder.pause_hooks(pause, |_| ())
+        })?;
+        inject::corrupt(guest.base() + bad[0])?;
+        // Once for the first, during which the others arrive, and once for these.
+        guest.pagemend.settle();
+        guest.pagemend.settle();
+        t.equal("pages mended before anybody touches them", guest.actions(), vec![Action::Mend; 8]);
+        guest.lost_only(t, &bad);
+        Ok(())
+    },
+}
+
+scenario! {
+    name: "pagemend/errors-in-mended-memory",
+    proves: "an error in the 4 KiB pages of a mended stretch loses another 4 KiB and nothing more",
+    needs: Kind::Hugetlb2M.needs(1),
+    run: |t| {
+        let guest = Guest::of(Kind::Hugetlb2M)?;
+        let crowd = Crowd::start(&guest);
+        let bad = [0x5000, 0x8000, 0x1f_f000];
+        for offset in bad {
+            let said = inject::madvise_in_use(guest.base() + offset)?;
+            t.saw(format!("what the kernel says of {offset:#x}"), said);
+            guest.pagemend.settle();
+            crowd.go_on();
+        }
+        crowd.finish(t, &bad);
+        guest.lost_only(t, &bad);
+        t.equal("what was done", guest.actions(), vec![Action::Mend, Action::Record, Action::Record]);
+        Ok(())
+    },
+}
+
+scenario! {
+    name: "pagemend/errors-in-a-mended-gib",
+    proves: "an error in a 2 MiB page that has replaced a part of a 1 GiB page is mended as the first was",
+    set: All,
+    needs: Kind::Hugetlb1G.needs(1),
+    run: |t| {
+        let guest = Guest::of(Kind::Hugetlb1G)?;
+        let crowd = Crowd::start(&guest);
+        let bad = [0x5000, 0x5000 + 7 * MIB_2, GIB_1 - KIB_4];
+        for offset in bad {
+            let said = inject::madvise_in_use(guest.base() + offset)?;
+            t.saw(format!("what the kernel says of {offset:#x}"), said);
+            guest.pagemend.settle();
+            crowd.go_on();
+        }
+        crowd.finish(t, &bad);
+        guest.lost_only(t, &bad);
+        t.equal("what was done", guest.actions(), vec![Action::Mend; 3]);
+        Ok(())
+    },
+}
+
+scenario! {
+    name: "pagemend/pool-empty",
+    proves: "a 1 GiB page is mended with transparent huge pages if the pool of 2 MiB pages is empty",
+    set: All,
+    needs: Kind::Hugetlb1G.needs(1),
+    run: |t| {
+        // The pool's memory is what the transparent ones are made of.
+        Pool::two_mib().resize(0);
+        let guest = Guest::of(Kind::Hugetlb1G)?;
+        let crowd = Crowd::start(&guest);
+        const BAD: usize = GIB_1 / 2;
+        inject::madvise_in_use(guest.base() + BAD)?;
+        guest.pagemend.settle();
+        crowd.finish(t, &[BAD]);
+        guest.lost_only(t, &[BAD]);
+        let swap = guest.steps().into_iter().find_map(|step| match step {
+            Step::Swap { segments, .. } => Some(segments),
+            _ => None,
+        });
+        let segments = swap.context("nothing was swapped")?;
+        let huge: u64 = segments.iter().filter(|s| s.page_size.is_huge()).map(|s| s.gpa.len()).sum();
+        t.equal("bytes in huge pages", huge as usize, GIB_1 - MIB_2);
+        Ok(())
+    },
+}
+
+scenario! {
+    name: "pagemend/until-the-pool-is-gone",
+    proves: "when every page of a guest and of the pool has failed, one after another, each has lost 4 KiB",
+    needs: Needs::NOTHING.huge_2m(16),
+    run: |t| {
+        const PAGES: usize = 16;
+        let guest = Guest::with(Kind::Hugetlb2M, PAGES * MIB_2, |_, builder| builder)?;
+        t.equal("free pages in the pool", Pool::two_mib().free(), 0);
+        let crowd = Crowd::start(&guest);
+        let bad: Vec<usize> = (0..PAGES).map(|page| page * MIB_2 + page * 31 * KIB_4).collect();
+        for offset in &bad {
+            inject::madvise_in_use(guest.base() + offset)?;
+        }
+        guest.pagemend.settle();
+        crowd.finish(t, &bad);
+        guest.lost_only(t, &bad);
+        t.equal("pages mended", guest.pagemend.totals().mended, PAGES as u64);
+        Ok(())
+    },
+}

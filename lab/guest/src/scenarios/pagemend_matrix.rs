@@ -1,0 +1,91 @@
+//! What pagemend makes of one error in each kind of memory, by each way to break it: 4 KiB are lost and told, and threads that check and write all of it all the while see nothing else. Beside it what the kernel alone would have taken.
+
+use crate::crowd::Crowd;
+use crate::guest::{Guest, Kind};
+use crate::memory::KIB_4;
+use crate::registry::{Family, Scenario};
+use crate::trial::Trial;
+use crate::{faults, inject};
+use anyhow::{Context, Result};
+use pagemend::{Action, GuestMemory};
+use pagemend_lab_protocol::{ScenarioInfo, Set};
+
+/// How memory is broken.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Injection {
+    /// Somebody touches it: `MADV_HWPOISON`.
+    Touched,
+    /// A scrubber finds it: `corrupt-pfn`.
+    Found,
+}
+
+inventory::submit! {
+    Family(|| {
+        let injections = [(Injection::Touched, "touched"), (Injection::Found, "found")];
+        let cases = Kind::ALL.into_iter().flat_map(|kind| injections.map(|injection| (kind, injection)));
+        cases.map(|(kind, (injection, name))| Scenario {
+            info: ScenarioInfo {
+                name: format!("pagemend/{}/{name}", kind.name()),
+                proves: proves(kind, injection),
+                needs: kind.needs(2),
+                // A GiB is worth its minutes once.
+                set: if kind == Kind::Hugetlb1G && injection == Injection::Found { Set::All } else { Set::Default },
+            },
+            run: Box::new(move |t| one_error(t, kind, injection)),
+        }).collect()
+    })
+}
+
+fn proves(kind: Kind, injection: Injection) -> String {
+    let how = match injection {
+        Injection::Touched => "an error that somebody touches",
+        Injection::Found => "an error that a scrubber finds",
+    };
+    let what = match kind.action() {
+        Action::Abandon => "loses the whole page, which is told, and nothing besides",
+        _ => "loses 4 KiB, which are told, and nothing besides",
+    };
+    format!("{how} in {} under pagemend {what}", kind.kind())
+}
+
+/// Where the error is: in the middle, and at no start of anything.
+fn bad(len: usize) -> usize {
+    len / 2 + 0x2_1000
+}
+
+fn one_error(t: &mut Trial, kind: Kind, injection: Injection) -> Result<()> {
+    if kind != Kind::Hugetlb1G {
+        let lost = kernel_alone(kind)?;
+        t.equal("the kernel alone takes", lost, kind.page());
+    }
+    let guest = Guest::of(kind)?;
+    let bad = bad(guest.len());
+    let crowd = Crowd::start(&guest);
+    t.step("break it");
+    let said = match injection {
+        Injection::Touched => inject::madvise_in_use(guest.base() + bad)?,
+        Injection::Found => inject::corrupt_in_use(guest.base() + bad)?,
+    };
+    t.saw("what the kernel says", said);
+    crowd.go_on();
+    guest.pagemend.settle();
+    crowd.go_on();
+    let lost: Vec<usize> = match kind.action() {
+        Action::Abandon => (bad / kind.page() * kind.page()..).step_by(KIB_4).take(kind.page() / KIB_4).collect(),
+        _ => vec![bad],
+    };
+    crowd.finish(t, &lost);
+    guest.lost_only(t, &lost);
+    t.equal("what was done", guest.actions(), vec![kind.action()]);
+    Ok(())
+}
+
+/// Bytes that a process without pagemend loses.
+fn kernel_alone(kind: Kind) -> Result<usize> {
+    let memory = GuestMemory::new(kind.kind(), kind.len() as u64)?;
+    let base = memory.as_ptr() as usize;
+    crate::pattern::fill(base, kind.len());
+    inject::madvise(base + bad(kind.len())).0.context("cannot poison")?;
+    let pages = (base..base + kind.len()).step_by(KIB_4);
+    Ok(pages.filter(|page| faults::load(*page).is_err()).count() * KIB_4)
+}
