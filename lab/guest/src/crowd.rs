@@ -36,25 +36,24 @@ struct Seen {
 }
 
 /// How a thread gets at a word: `None` where it is lost.
-#[derive(Clone, Copy)]
 enum Access {
     Guarded(GuestRegion),
     Plain(usize),
 }
 
 impl Access {
-    fn load(self, offset: usize) -> Option<u64> {
+    fn load(&self, offset: usize) -> Option<u64> {
         match self {
             Self::Guarded(region) => region.load(gpa(offset)).ok(),
-            Self::Plain(base) => faults::load(base + offset).ok(),
+            Self::Plain(base) => faults::load(*base + offset).ok(),
         }
     }
 
-    fn store(self, offset: usize, value: u64) -> Option<()> {
+    fn store(&self, offset: usize, value: u64) -> Option<()> {
         match self {
             Self::Guarded(region) => region.store(gpa(offset), value).ok(),
             // SAFETY: a word of guest memory, into which nobody has references.
-            Self::Plain(base) => unsafe { faults::store(base + offset, value) }.ok(),
+            Self::Plain(base) => unsafe { faults::store(*base + offset, value) }.ok(),
         }
     }
 }
@@ -131,7 +130,7 @@ fn work(access: Access, number: usize, len: usize, stride: usize, shared: &Share
         last = shared.stop.load(Ordering::Relaxed);
         let left = if last { 0 } else { found + 1 };
         pass(
-            access,
+            &access,
             (first..len).step_by(stride),
             found,
             left,
@@ -146,7 +145,7 @@ fn work(access: Access, number: usize, len: usize, stride: usize, shared: &Share
 
 /// Expects round `found` in each word and leaves round `left`.
 fn pass(
-    access: Access,
+    access: &Access,
     offsets: impl Iterator<Item = usize>,
     found: u64,
     left: u64,
