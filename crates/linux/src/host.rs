@@ -23,10 +23,9 @@ use crate::settings::{NumaPolicy, Settings};
 use crate::stage::Stage;
 use crate::uffd::Uffd;
 
-/// Why a step failed on Linux.
+/// Why a step failed on Linux. Events carry its text.
 #[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum HostError {
+pub(crate) enum HostError {
     /// A device did not finish its I/O.
     #[error(transparent)]
     LeaseHeld(#[from] LeaseHeld),

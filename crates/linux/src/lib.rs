@@ -29,7 +29,6 @@ mod smaps;
 mod stage;
 mod uffd;
 
-pub use host::HostError;
 pub use lease::{Lease, LeaseError, LeaseHeld};
 pub use memory::{GuestMemory, MemoryError, MemoryKind, available_memory};
 pub use pool::resize_pool;
@@ -38,5 +37,4 @@ pub use runtime::{
     BuildError, Builder, Emulated, Inject, InjectError, Madvise, Pagemend, TooManyVcpus, VcpuFault,
     VcpuThread,
 };
-pub use stage::Stage;
 pub use uffd::{Origin, UffdError};

@@ -64,7 +64,12 @@
 //! | any other thread | waits in the signal handler and reads again; at a lost frame it gets the signal that it would have got without pagemend |
 //!
 //! A frame that is lost stays lost for this process alone: the marks are in its page tables. They
-//! do not pass to a child of fork(2), so a stretch with a lost frame is not inherited at all.
+//! do not pass to a child of fork(2), so the child does not inherit the frame: touching it there is
+//! a SIGSEGV.
+//!
+//! A thread that can meet a fault needs an alternate signal stack, if it has one, of at least
+//! `AT_MINSIGSTKSZ` and 2 KiB; twice that where a SIGBUS handler of the VMM's own, which is called
+//! for what is no memory failure, may itself touch guest memory.
 //!
 //! # Features
 //!

@@ -41,7 +41,7 @@ struct Part {
 
 /// New memory for one page.
 #[derive(Debug)]
-pub struct Stage {
+pub(crate) struct Stage {
     target: Target,
     settings: Settings,
     fill: Mapping,
