@@ -5,10 +5,10 @@
 //! own mapping, so the signal is real. The second is this table, which salvage asks before each
 //! read. Everything else that happens is what happens at a real failure.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::io;
 
-use pagemend_core::address::{FRAME_SIZE, Hva, HvaRange};
+use pagemend_core::address::{FRAME_SIZE, Hva, HvaRange, PageSize};
 use pagemend_core::map::{FileId, Source};
 
 use crate::mapping::{advise, set_apart};
@@ -21,6 +21,8 @@ pub(crate) struct Emulation {
     unreadable: BTreeSet<(FileId, u64)>,
     /// Pages that fault when touched: length by address.
     faulting: BTreeMap<Hva, u64>,
+    /// Pages that faulted at some time: who met that fault may tell of it only now.
+    past: HashSet<HvaRange>,
 }
 
 impl Emulation {
@@ -35,6 +37,7 @@ impl Emulation {
         if !self.faults_at(page.start()) {
             poison_in_use(uffd, page, minor)?;
             self.faulting.insert(page.start(), page.len());
+            self.past.insert(page);
         }
         self.unreadable
             .extend(frame.map(|source| (source.file, source.offset)));
@@ -45,6 +48,13 @@ impl Emulation {
     pub(crate) fn faults_at(&self, hva: Hva) -> bool {
         let page = self.faulting.range(..=hva).next_back();
         page.is_some_and(|(start, len)| hva.get() - start.get() < *len)
+    }
+
+    /// Whether a page at `hva` was ever made to fail.
+    pub(crate) fn ever_faulted_at(&self, hva: Hva) -> bool {
+        [PageSize::SIZE_4K, PageSize::SIZE_2M, PageSize::SIZE_1G]
+            .into_iter()
+            .any(|size| self.past.contains(&HvaRange::page(hva, size)))
     }
 
     /// Other memory has come in the page's place.

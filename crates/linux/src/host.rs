@@ -247,15 +247,19 @@ impl Host for LinuxHost {
     }
 
     fn examine(&mut self, fault: &Fault, _gpa: Gpa) -> Condition {
-        if self.looking_glass.readable(fault.address) {
-            return Condition::Readable;
-        }
-        match fault.evidence {
-            Evidence::MemoryFailure => Condition::Poisoned,
-            Evidence::AddressError if self.emulation.faults_at(fault.address) => {
+        let readable = self.looking_glass.readable(fault.address);
+        match (fault.evidence, readable) {
+            (Evidence::MemoryFailure, true) => Condition::Readable,
+            (Evidence::MemoryFailure, false) => Condition::Poisoned,
+            // Without a failure, executing the access again would only bring it back: a store
+            // can fail where a load does not.
+            (Evidence::AddressError, true) if self.emulation.ever_faulted_at(fault.address) => {
+                Condition::Readable
+            }
+            (Evidence::AddressError, false) if self.emulation.faults_at(fault.address) => {
                 Condition::Poisoned
             }
-            Evidence::AddressError => Condition::Foreign,
+            (Evidence::AddressError, _) => Condition::Foreign,
         }
     }
 

@@ -26,10 +26,14 @@ const _: () = assert!(size_of::<Poison>() == size_of::<libc::siginfo_t>());
 
 /// What KVM_RUN does at poison on x86: EINTR, and BUS_MCEERR_AR for the calling thread.
 fn run_into(address: u64) -> libc::c_int {
+    signal_self(libc::BUS_MCEERR_AR, address)
+}
+
+fn signal_self(code: libc::c_int, address: u64) -> libc::c_int {
     let poison = Poison {
         signo: libc::SIGBUS,
         errno: 0,
-        code: libc::BUS_MCEERR_AR,
+        code,
         _pad: 0,
         address,
         _rest: [0; 13],
@@ -78,6 +82,23 @@ fn a_fault_that_is_not_taken_is_kept_for_later() {
     vcpu.run(|| run_into(address));
     vcpu.run(|| 0);
     assert_eq!(vcpu.take_fault(), Some(VcpuFault::Lost { gpa: gpa(LOST) }));
+}
+
+#[test]
+fn an_address_error_where_memory_never_failed_is_not_ours_even_if_it_can_be_read() {
+    let guest = Guest::huge(8 * MIB);
+    let mut vcpu = guest.pagemend.vcpu_thread().unwrap();
+    let hva = Hva::new(guest.memory.hva().get() + LOST + 8);
+    vcpu.run(|| signal_self(libc::BUS_ADRERR, hva.get()));
+    assert_eq!(vcpu.take_fault(), Some(VcpuFault::NotOurs { hva }));
+    guest.fail(LOST);
+    guest.check_all_but(&[LOST]);
+    vcpu.run(|| signal_self(libc::BUS_ADRERR, hva.get() + 0x1000));
+    assert_eq!(
+        vcpu.take_fault(),
+        Some(VcpuFault::Mended),
+        "a fault told late"
+    );
 }
 
 #[test]
