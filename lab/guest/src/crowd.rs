@@ -7,8 +7,8 @@ use crate::pattern::word;
 use crate::trial::Trial;
 use pagemend::GuestRegion;
 use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::thread::JoinHandle;
 
 /// So many threads, as many of each sort.
@@ -24,8 +24,16 @@ pub(crate) struct Crowd {
 struct Shared {
     stop: AtomicBool,
     words: AtomicU64,
+    /// Held for reading while a thread works.
+    gate: RwLock<()>,
     /// Passes over all its words that each thread has done.
     passes: [AtomicU64; THREADS],
+}
+
+impl Shared {
+    fn turn(&self) -> RwLockReadGuard<'_, ()> {
+        self.gate.read().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// What a thread saw.
@@ -91,6 +99,16 @@ impl Crowd {
         }
     }
 
+    /// Does something while none of them touches memory: a transparent huge page that is in use is not always split, and then the kernel leaves it as it is (`EHWPOISON`).
+    pub(crate) fn still<T>(&self, action: impl FnOnce() -> T) -> T {
+        let _still = self
+            .shared
+            .gate
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        action()
+    }
+
     /// Ends them, with the pattern in memory again, and claims what they must have seen.
     pub(crate) fn finish(mut self, t: &mut Trial, lost: &[usize]) {
         let seen = self.stop();
@@ -153,6 +171,7 @@ fn pass(
     seen: &mut Seen,
 ) {
     let mut passed_over = None;
+    let mut turn = shared.turn();
     for (count, offset) in offsets.enumerate() {
         let frame = offset / KIB_4 * KIB_4;
         // Lost is lost: looking again in the last pass is enough, and each look is a signal.
@@ -175,6 +194,8 @@ fn pass(
         }
         if count % 64 == 0 {
             shared.words.fetch_add(64, Ordering::Release);
+            drop(turn);
+            turn = shared.turn();
         }
     }
 }

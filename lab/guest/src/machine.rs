@@ -7,6 +7,8 @@ use kvm_bindings::{kvm_regs, kvm_segment, kvm_userspace_memory_region};
 use kvm_ioctls::{Kvm, VcpuExit, VcpuFd, VmFd};
 use pagemend::{VcpuFault, VcpuThread};
 use rustix::mm::MapFlags;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// `mov eax, [esi]; out 0x10, eax; hlt`.
 const PROGRAM: [u8; 5] = [0x8b, 0x06, 0xe7, 0x10, 0xf4];
@@ -15,6 +17,7 @@ const PROGRAM: [u8; 5] = [0x8b, 0x06, 0xe7, 0x10, 0xf4];
 pub(crate) struct Machine {
     vcpu: VcpuFd,
     thread: VcpuThread,
+    met: Arc<AtomicBool>,
     _vm: VmFd,
     _code: Mapping,
 }
@@ -29,7 +32,8 @@ pub(crate) struct Read {
 }
 
 impl Machine {
-    pub(crate) fn new(guest: &Guest) -> Result<Self> {
+    /// Sets `met` when the vCPU has met failed memory, before it asks what became of it.
+    pub(crate) fn new(guest: &Guest, met: Arc<AtomicBool>) -> Result<Self> {
         let code = Mapping::anonymous(KIB_4, KIB_4, MapFlags::empty())?;
         // SAFETY: the page was just mapped, and the program is shorter.
         unsafe { std::ptr::copy(PROGRAM.as_ptr(), code.base() as *mut u8, PROGRAM.len()) };
@@ -71,6 +75,7 @@ impl Machine {
         Ok(Self {
             vcpu,
             thread: guest.pagemend.vcpu_thread()?,
+            met,
             _vm: vm,
             _code: code,
         })
@@ -93,14 +98,19 @@ impl Machine {
                     data.try_into().context("not four bytes")?,
                 )),
                 Ok(other) => bail!("the vCPU ended with {other:?}"),
-                Err(error) => match self.thread.take_fault() {
-                    Some(VcpuFault::Mended) => {
-                        mended += 1;
-                        continue;
+                Err(error) => {
+                    self.met.store(true, Ordering::Release);
+                    match self.thread.take_fault() {
+                        Some(VcpuFault::Mended) => {
+                            mended += 1;
+                            continue;
+                        }
+                        Some(fault) => Err(fault),
+                        None => {
+                            return Err(error).context("the vCPU failed, and not for its memory");
+                        }
                     }
-                    Some(fault) => Err(fault),
-                    None => return Err(error).context("the vCPU failed, and not for its memory"),
-                },
+                }
             };
             return Ok(Read { value, mended });
         }

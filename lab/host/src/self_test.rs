@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 use pagemend_lab_protocol::{Report, Set, Verdict};
 
 /// What each of them must come to: the verdict, and words of its reason.
-const EXPECTED: [(&str, Verdict, &str); 6] = [
+const EXPECTED: [(&str, Verdict, &str); 9] = [
     (
         "broken/claims-what-is-not-so",
         Verdict::Fail,
@@ -20,6 +20,21 @@ const EXPECTED: [(&str, Verdict, &str); 6] = [
         "without a verdict",
     ),
     ("broken/hangs", Verdict::Fail, "time limit"),
+    (
+        "broken/mender-does-not-mark",
+        Verdict::Fail,
+        "not so: everything else reads as written",
+    ),
+    (
+        "broken/mender-does-not-salvage",
+        Verdict::Fail,
+        "not so: everything else reads as written",
+    ),
+    (
+        "broken/mender-tells-the-wrong-frame",
+        Verdict::Fail,
+        "not so: the ledger has what is lost; it is told once",
+    ),
     ("broken/passes", Verdict::Pass, ""),
 ];
 

@@ -126,7 +126,7 @@ scenario! {
         let crowd = Crowd::start(&guest);
         let bad = [0x5000, 0x8000, 0x1f_f000];
         for offset in bad {
-            let said = inject::madvise_in_use(guest.base() + offset)?;
+            let said = crowd.still(|| inject::madvise_in_use(guest.base() + offset))?;
             t.saw(format!("what the kernel says of {offset:#x}"), said);
             guest.pagemend.settle();
             crowd.go_on();

@@ -62,9 +62,14 @@ fn one_error(t: &mut Trial, kind: Kind, injection: Injection) -> Result<()> {
     let bad = bad(guest.len());
     let crowd = Crowd::start(&guest);
     t.step("break it");
-    let said = match injection {
-        Injection::Touched => inject::madvise_in_use(guest.base() + bad)?,
-        Injection::Found => inject::corrupt_in_use(guest.base() + bad)?,
+    let address = guest.base() + bad;
+    let inject = || match injection {
+        Injection::Touched => inject::madvise_in_use(address),
+        Injection::Found => inject::corrupt_in_use(address),
+    };
+    let said = match kind {
+        Kind::ShmemThp | Kind::AnonymousThp => crowd.still(inject)?,
+        _ => inject()?,
     };
     t.saw("what the kernel says", said);
     crowd.go_on();

@@ -10,12 +10,13 @@ use crate::trial::Trial;
 use anyhow::{Result, anyhow};
 use pagemend::VcpuFault;
 use pagemend_lab_protocol::{ScenarioInfo, Set};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
 inventory::submit! {
     Family(|| {
-        let kinds = [Kind::Hugetlb2M, Kind::Hugetlb1G, Kind::Shmem, Kind::ShmemThp, Kind::AnonymousThp];
+        let kinds = [Kind::Hugetlb2M, Kind::Hugetlb1G, Kind::Shmem, Kind::Anonymous];
         kinds.map(|kind| Scenario {
             info: ScenarioInfo {
                 name: format!("pagemend/{}/vcpu", kind.name()),
@@ -32,12 +33,23 @@ inventory::submit! {
 const WORD: usize = 0x128;
 
 fn vcpu(t: &mut Trial, kind: Kind) -> Result<()> {
-    let guest = Guest::of(kind)?;
+    // A mend waits until the vCPU is in the middle of it.
+    let met = Arc::new(AtomicBool::new(false));
+    let theirs = Arc::clone(&met);
+    let guest = Guest::with(kind, kind.len(), |_, builder| {
+        let pause = move |_| {
+            while !theirs.load(Ordering::Acquire) {
+                thread::yield_now();
+            }
+            Ok(())
+        };
+        builder.pause_hooks(pause, |_| ())
+    })?;
     let bad = guest.len() / 2 + 0x2_1000;
     let (stop, passes) = (AtomicBool::new(false), AtomicU64::new(0));
     let seen = thread::scope(|scope| {
         let running = scope.spawn(|| {
-            let seen = run(&guest, &stop, &passes);
+            let seen = run(&guest, met, &stop, &passes);
             // Whoever waits for passes must not wait for a machine that has stopped.
             passes.store(u64::MAX, Ordering::Release);
             seen
@@ -74,8 +86,8 @@ struct Seen {
 }
 
 /// Reads a word of each frame, over and over.
-fn run(guest: &Guest, stop: &AtomicBool, passes: &AtomicU64) -> Result<Seen> {
-    let mut machine = Machine::new(guest)?;
+fn run(guest: &Guest, met: Arc<AtomicBool>, stop: &AtomicBool, passes: &AtomicU64) -> Result<Seen> {
+    let mut machine = Machine::new(guest, met)?;
     let step = if guest.len() > 64 << 20 { 64 * KIB_4 + KIB_4 } else { KIB_4 };
     let mut seen = Seen::default();
     while !stop.load(Ordering::Relaxed) {
