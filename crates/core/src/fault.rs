@@ -32,7 +32,8 @@ pub enum Evidence {
 /// What the host finds when it looks at a reported address.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Condition {
-    /// It can be read: what was wrong has been put right in the meantime.
+    /// It can be read: what was wrong has been put right in the meantime, or the kernel could not
+    /// take it out of the mappings.
     Readable,
     /// It faults, and a memory failure is why.
     Poisoned,

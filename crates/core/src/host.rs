@@ -88,6 +88,10 @@ pub trait Host {
     /// there as it was.
     fn swap(&mut self, stage: Self::Stage) -> Result<Swapped, Self::Error>;
 
+    /// Makes every touch of a frame fault that the kernel has left mapped although its memory
+    /// failed. What the frame holds is lost.
+    fn isolate(&mut self, frame: &Target) -> Result<(), Self::Error>;
+
     /// Gives an event to everyone who listens, and returns when they have taken it.
     fn publish(&mut self, event: &Event);
 }

@@ -75,6 +75,17 @@ pub struct Region {
 }
 
 impl Region {
+    /// Whether `segment` is memory that the region was configured with, and not what a swap has put
+    /// in its place.
+    pub fn was_configured_with(&self, segment: &Segment) -> bool {
+        let offset = self.gpa.offset_of(segment.gpa.start());
+        let source = self.source.zip(offset).map(|(source, offset)| Source {
+            offset: source.offset + offset,
+            ..source
+        });
+        segment.backing == self.backing && segment.source == source
+    }
+
     /// Where this process sees the region.
     pub fn hva_range(&self) -> HvaRange {
         HvaRange::new(self.hva, self.gpa.len()).expect("the map checked it when the region came")

@@ -35,6 +35,8 @@ struct Job {
     gpa: Gpa,
     target: Target,
     policy: Policy,
+    /// Whether the memory can still be touched, although it failed.
+    exposed: bool,
     /// When the fault arrived.
     arrived: Timestamp,
     /// When the step before this one ended.
@@ -134,9 +136,11 @@ impl<H: Host> Mender<H> {
                 largest: unit,
             },
             policy: region.policy,
+            exposed: false,
             arrived,
             mark: arrived,
         };
+        let configured = region.was_configured_with(&segment);
         let region = region.name.clone();
 
         if self.ledger.contains(gpa) {
@@ -148,6 +152,11 @@ impl<H: Host> Mender<H> {
         if plan.action != Action::Keep || fault.evidence == Evidence::AddressError {
             match self.host.examine(&fault, gpa) {
                 Condition::Poisoned => {}
+                // Nothing has put it right, so nothing is: the kernel could not take it out of the
+                // mappings, as it does with a transparent huge page that it cannot split.
+                Condition::Readable if configured && fault.evidence == Evidence::MemoryFailure => {
+                    job.exposed = true;
+                }
                 Condition::Readable => {
                     self.totals.stale += 1;
                     return self.answer(&mut job, None, vec![]);
@@ -176,6 +185,9 @@ impl<H: Host> Mender<H> {
         self.publish(job, planned);
         let done = match action {
             Action::Record | Action::Keep => {
+                if let Err(reason) = self.isolate(job) {
+                    reasons.push(self.fail(job, reason));
+                }
                 self.record(job, &[job.frame()]);
                 self.totals.recorded += 1;
                 action
@@ -184,16 +196,30 @@ impl<H: Host> Mender<H> {
             Action::Mend | Action::Discard => match self.replace(job, action) {
                 Ok(()) => action,
                 Err(reason) => {
-                    let fail = Step::Fail {
-                        reason: reason.clone(),
-                    };
-                    self.publish(job, fail);
-                    reasons.push(reason);
+                    reasons.push(self.fail(job, reason));
                     self.abandon(job)
                 }
             },
         };
         self.answer(job, Some(done), reasons)
+    }
+
+    fn fail(&mut self, job: &mut Job, reason: Reason) -> Reason {
+        let step = Step::Fail {
+            reason: reason.clone(),
+        };
+        self.publish(job, step);
+        reason
+    }
+
+    /// Makes touches of the frame fault where the kernel could not.
+    fn isolate(&mut self, job: &mut Job) -> Result<(), Reason> {
+        if !job.exposed {
+            return Ok(());
+        }
+        let isolated = self.host.isolate(&job.target);
+        let marked_bytes = job.page().len();
+        self.passed(job, isolated, "isolate", |()| Step::Poison { marked_bytes })
     }
 
     /// The whole page is lost and stays poisoned: what every way that fails comes down to.

@@ -11,7 +11,6 @@ use std::io;
 use pagemend_core::address::{FRAME_SIZE, Hva, HvaRange, PageSize};
 use pagemend_core::map::{FileId, Source};
 
-use crate::mapping::{advise, set_apart};
 use crate::uffd::Uffd;
 
 /// What has failed.
@@ -35,7 +34,7 @@ impl Emulation {
         minor: bool,
     ) -> io::Result<()> {
         if !self.faults_at(page.start()) {
-            poison_in_use(uffd, page, minor)?;
+            uffd.poison_in_use(page, minor)?;
             self.faulting.insert(page.start(), page.len());
             self.past.insert(page);
         }
@@ -70,24 +69,6 @@ impl Emulation {
             .range((source.file, frame)..(source.file, behind))
             .next()
             .map_or(len, |(_, bad)| bad.saturating_sub(source.offset))
-    }
-}
-
-/// Marks a page that threads are using at this moment. While it is registered, a thread that finds
-/// it unmapped waits, so that nobody can map it again between the two calls; the mark lets them go
-/// on, into the fault.
-fn poison_in_use(uffd: &Uffd, page: HvaRange, minor: bool) -> io::Result<()> {
-    uffd.register(page, minor)?;
-    // SAFETY: what the page held is to be lost, which is the point; shared memory keeps its bytes
-    // in the file.
-    let unmapped = unsafe { advise(page.start(), page.len(), libc::MADV_DONTNEED_LOCKED) };
-    let marked = unmapped.and_then(|()| uffd.poison(page));
-    let done = uffd.unregister(page);
-    marked.and(done)?;
-    match page.len() {
-        FRAME_SIZE => set_apart(page),
-        // Nothing collapses what is a huge page already.
-        _ => Ok(()),
     }
 }
 

@@ -342,6 +342,13 @@ impl Host for LinuxHost {
         Ok(swapped)
     }
 
+    fn isolate(&mut self, frame: &Target) -> Result<(), HostError> {
+        let uffd = self.uffd.as_ref().ok_or(HostError::NoUserfaultfd)?;
+        let range = HvaRange::new(frame.hva, frame.page.len()).expect("it is guest memory");
+        uffd.poison_in_use(range, minor_faults(frame.segment.backing))
+            .map_err(call("marking the lost frame"))
+    }
+
     fn publish(&mut self, event: &Event) {
         tracing::debug!(fault = event.fault, page = %event.page, step = ?event.step, "pagemend");
         if !self.listeners.is_empty() {

@@ -8,9 +8,10 @@ use std::fmt;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
-use pagemend_core::address::HvaRange;
+use pagemend_core::address::{FRAME_SIZE, HvaRange};
 
 use crate::abi;
+use crate::mapping::{advise, set_apart};
 
 /// How a descriptor was had, which decides what it can see.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -123,6 +124,24 @@ impl Uffd {
             let result = self.ioctl(abi::UFFDIO_POISON, &mut poison);
             (result, poison.updated)
         })
+    }
+
+    /// Marks a page that threads are using at this moment. While it is registered, a thread that finds
+    /// it unmapped waits, so that nobody can map it again between the two calls; the mark lets them go
+    /// on, into the fault.
+    pub(crate) fn poison_in_use(&self, page: HvaRange, minor: bool) -> io::Result<()> {
+        self.register(page, minor)?;
+        // SAFETY: what the page held is to be lost, which is the point; shared memory keeps its bytes
+        // in the file.
+        let unmapped = unsafe { advise(page.start(), page.len(), libc::MADV_DONTNEED_LOCKED) };
+        let marked = unmapped.and_then(|()| self.poison(page));
+        let done = self.unregister(page);
+        marked.and(done)?;
+        match page.len() {
+            FRAME_SIZE => set_apart(page),
+            // Nothing collapses what is a huge page already.
+            _ => Ok(()),
+        }
     }
 
     /// Maps what the file behind `range` holds, which must be all of it.

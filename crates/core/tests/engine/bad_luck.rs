@@ -1,13 +1,15 @@
 //! Bad luck repeats: second errors, second reports and second touches, each with its outcome.
 
+use pagemend_core::address::PageSize;
 use pagemend_core::fault::Verdict;
+use pagemend_core::map::Backing;
 use pagemend_core::plan::Action;
 use pagemend_core::policy::Policy;
 
 use crate::claims::{machine, with_policy};
 use crate::model::ModelHost;
 use crate::model::others::{Happening, Touch};
-use crate::model::vm::Vm;
+use crate::model::vm::{Ram, Vm};
 
 #[test]
 fn a_second_fault_on_the_same_page_finds_it_mended() {
@@ -87,6 +89,24 @@ fn ar_and_ao_for_the_same_error_are_recorded_once() {
         assert_eq!(vm.load(700), None);
         assert_eq!(vm.scrub(700), Verdict::Lost { gpa });
         assert_eq!(vm.records(), 1);
+        vm.assert_lost(&[700]);
+    }
+}
+
+#[test]
+fn failed_memory_that_the_kernel_left_mapped_faults_from_then_on() {
+    for backing in [Backing::Shmem, Backing::Anonymous] {
+        let mut vm = Vm::new(&[Ram {
+            backing,
+            pages: 1024,
+            ..Ram::hugetlb(PageSize::SIZE_4K)
+        }]);
+        let gpa = vm.gpa(700);
+        vm.strike_in_place(700);
+        assert_eq!(vm.load(700), Some(()), "it can be touched");
+        assert_eq!(vm.scrub(700), Verdict::Lost { gpa });
+        assert_eq!(vm.load(700), None);
+        assert_eq!(vm.mender.totals().recorded, 1);
         vm.assert_lost(&[700]);
     }
 }

@@ -127,6 +127,10 @@ impl Host for Saboteur {
         }
     }
 
+    fn isolate(&mut self, frame: &Target) -> Result<(), ModelError> {
+        self.model.isolate(frame)
+    }
+
     fn publish(&mut self, event: &Event) {
         let mut event = event.clone();
         match (self.trick, &mut event.step) {

@@ -5,7 +5,7 @@ use std::sync::mpsc;
 use std::thread;
 
 use pagemend_core::address::Hva;
-use pagemend_linux::{VcpuFault, VcpuThread};
+use pagemend_linux::{MemoryKind, VcpuFault, VcpuThread};
 
 use crate::guest::{Guest, MIB, gpa};
 
@@ -82,6 +82,22 @@ fn a_fault_that_is_not_taken_is_kept_for_later() {
     vcpu.run(|| run_into(address));
     vcpu.run(|| 0);
     assert_eq!(vcpu.take_fault(), Some(VcpuFault::Lost { gpa: gpa(LOST) }));
+}
+
+#[test]
+fn memory_that_failed_and_that_the_kernel_left_mapped_faults_from_then_on() {
+    for kind in [
+        MemoryKind::Shmem,
+        MemoryKind::ShmemThp,
+        MemoryKind::Anonymous,
+        MemoryKind::AnonymousThp,
+    ] {
+        let guest = Guest::new(kind, 8 * MIB);
+        let mut vcpu = guest.pagemend.vcpu_thread().unwrap();
+        let lost = fault_at(&guest, &mut vcpu, LOST + 8);
+        assert_eq!(lost, Some(VcpuFault::Lost { gpa: gpa(LOST) }));
+        guest.check_all_but(&[LOST]);
+    }
 }
 
 #[test]

@@ -338,6 +338,14 @@ impl Host for ModelHost {
         self.leave(result)
     }
 
+    fn isolate(&mut self, frame: &Target) -> Result<(), ModelError> {
+        let result = self.enter().map(|()| {
+            let place = self.guest.cell(frame.page.start()).place;
+            self.physical.frame_mut(place).marked = true;
+        });
+        self.leave(result)
+    }
+
     fn publish(&mut self, event: &Event) {
         self.let_others_run();
         self.watch.hear(&mut self.guest, &self.physical, event);

@@ -25,13 +25,15 @@ pub(crate) struct Frame {
     pub(crate) error: bool,
     /// The kernel unmapped it.
     pub(crate) taken: bool,
+    /// The kernel could not unmap it, and it can be touched.
+    pub(crate) left: bool,
     /// A poison marker stands in its place (`UFFDIO_POISON`).
     pub(crate) marked: bool,
 }
 
 impl Frame {
     pub(crate) fn faults(&self) -> bool {
-        self.is_struck() || self.marked
+        (self.is_struck() && !self.left) || self.marked
     }
 
     /// Whether an error is why it faults.

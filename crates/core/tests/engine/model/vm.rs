@@ -155,6 +155,14 @@ impl<H: Modelled> Vm<H> {
         self.model_mut().strike(gpa);
     }
 
+    /// An error in memory that the kernel cannot take out of the mappings.
+    pub(crate) fn strike_in_place(&mut self, frame: u64) {
+        let gpa = self.gpa(frame);
+        let place = self.model().guest.cell(gpa).place;
+        let struck = self.model_mut().physical.frame_mut(place);
+        (struck.error, struck.left) = (true, true);
+    }
+
     /// A thread touches a frame until that works or the frame is lost.
     pub(crate) fn touch(&mut self, frame: u64, touch: Touch) -> Option<()> {
         let gpa = self.gpa(frame);
