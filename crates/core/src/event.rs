@@ -67,7 +67,7 @@ pub enum Step {
         /// What could not be read.
         lost: Vec<GpaRange>,
     },
-    /// The lost frames are marked in it.
+    /// The lost frames are marked: in it, or where the kernel left failed memory mapped.
     Poison {
         /// Bytes marked.
         marked_bytes: u64,
@@ -79,7 +79,7 @@ pub enum Step {
         /// Where pages are smaller than fit.
         reasons: Vec<Reason>,
     },
-    /// A step failed; the page is as it was, and will be abandoned.
+    /// A step failed; the page is as it was, and will be abandoned, or recorded unmarked.
     Fail {
         /// Which step and what the host said.
         reason: Reason,
