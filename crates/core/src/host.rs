@@ -73,7 +73,7 @@ pub trait Host {
     fn stage(&mut self, target: &Target) -> Result<Self::Stage, Self::Error>;
 
     /// Reads up to `len` bytes at `offset` of the poisoned page into the same place of the stage,
-    /// in one read.
+    /// in one read. Of one page the offsets only go up, from its start to its end.
     fn salvage(
         &mut self,
         stage: &mut Self::Stage,

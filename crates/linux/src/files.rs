@@ -13,6 +13,8 @@ use pagemend_core::map::{FileId, Source};
 use rustix::fs::{FallocateFlags, MemfdFlags, Mode, OFlags};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
 
+use crate::probe::{Refused, refused};
+
 /// What new memory is cut from.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) enum Kind {
@@ -173,23 +175,20 @@ pub(crate) fn hugetlb_memfd(size: PageSize) -> io::Result<OwnedFd> {
 
 /// A file on a tmpfs of our own that takes a huge page wherever one fits, whatever the machine's
 /// settings for shared memory. The mount is in no name space: only the file keeps it alive.
-pub(crate) fn huge_tmpfs() -> io::Result<OwnedFd> {
+pub(crate) fn huge_tmpfs() -> Result<OwnedFd, Refused> {
     use rustix::mount;
-    let config = mount::fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
-    mount::fsconfig_set_string(config.as_fd(), "huge", "always")?;
-    // A tmpfs is limited to half of the memory unless told otherwise; guest memory is not.
-    mount::fsconfig_set_string(config.as_fd(), "size", "0")?;
-    mount::fsconfig_create(config.as_fd())?;
+    let config = mount::fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC).map_err(refused("fsopen"))?;
+    mount::fsconfig_set_string(config.as_fd(), "huge", "always")
+        // A tmpfs is limited to half of the memory unless told otherwise; guest memory is not.
+        .and_then(|()| mount::fsconfig_set_string(config.as_fd(), "size", "0"))
+        .and_then(|()| mount::fsconfig_create(config.as_fd()))
+        .map_err(refused("fsconfig"))?;
     let root = mount::fsmount(
         config.as_fd(),
         FsMountFlags::FSMOUNT_CLOEXEC,
         MountAttrFlags::empty(),
-    )?;
+    )
+    .map_err(refused("fsmount"))?;
     let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
-    Ok(rustix::fs::openat(
-        &root,
-        ".",
-        flags,
-        Mode::RUSR | Mode::WUSR,
-    )?)
+    rustix::fs::openat(&root, ".", flags, Mode::RUSR | Mode::WUSR).map_err(refused("openat"))
 }

@@ -4,18 +4,15 @@ use std::ffi::c_void;
 use std::ptr::null_mut;
 
 use pagemend_core::address::PageSize;
-use rustix::fd::{AsFd, OwnedFd};
-use rustix::fs::{MemfdFlags, Mode, OFlags, fstat, ftruncate, memfd_create, openat};
+use rustix::fd::OwnedFd;
+use rustix::fs::{MemfdFlags, fstat, ftruncate, memfd_create};
 use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
-use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_string, fsmount,
-    fsopen,
-};
 use serde::Serialize;
 
 use super::thp::Thp;
 use super::trial::{Refused, Trial, checked, refused};
 use crate::abi::{MADV_COLLAPSE, MFD_MF_KEEP_UE_MAPPED};
+use crate::files::huge_tmpfs;
 
 /// A transparent huge page of arm64 with 64 KiB granules has 512 MiB: too much to fill for a probe.
 const LARGEST_COLLAPSE: u64 = 32 << 20;
@@ -70,23 +67,7 @@ fn memfd(flags: MemfdFlags) -> Result<OwnedFd, Refused> {
 }
 
 fn huge_tmpfs_block_size() -> Result<u64, Refused> {
-    let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC).map_err(refused("fsopen"))?;
-    fsconfig_set_string(context.as_fd(), "huge", "always")
-        .and_then(|()| fsconfig_create(context.as_fd()))
-        .map_err(refused("fsconfig"))?;
-    let mount = fsmount(
-        context.as_fd(),
-        FsMountFlags::FSMOUNT_CLOEXEC,
-        MountAttrFlags::empty(),
-    )
-    .map_err(refused("fsmount"))?;
-    let file = openat(
-        &mount,
-        ".",
-        OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC,
-        Mode::RUSR | Mode::WUSR,
-    )
-    .map_err(refused("openat"))?;
+    let file = huge_tmpfs()?;
     Ok(fstat(&file).map_err(refused("fstat"))?.st_blksize as u64)
 }
 

@@ -36,6 +36,7 @@ pub use process::{Process, Seccomp};
 pub use rasdaemon::Rasdaemon;
 pub use thp::Thp;
 pub use tree::Unreadable;
+pub(crate) use trial::refused;
 pub use trial::{Refused, Trial};
 pub use userfaultfd::{Features, KernelFaults, Userfaultfd};
 pub use verdict::{Errors, Form, Verdict};

@@ -15,7 +15,7 @@ pub struct Refused {
 }
 
 /// For `map_err`: which call it was that failed.
-pub(super) fn refused(call: &'static str) -> impl Fn(Errno) -> Refused {
+pub(crate) fn refused(call: &'static str) -> impl Fn(Errno) -> Refused {
     move |errno| Refused { call, errno }
 }
 
