@@ -26,12 +26,14 @@ use clap::{Args, ValueEnum};
 use pagemend::probe::Host;
 use pagemend::{FRAME_SIZE, Policy};
 
-use self::error::{DemoError, chain};
+use self::error::DemoError;
 use self::kernel_default::KernelDefault;
 pub(crate) use self::kernel_default::Measure;
-use self::memory::{Chosen, Pages, Wanted};
+use self::memory::{Chosen, Wanted};
 use self::report::Report;
+use crate::chain;
 use crate::layout;
+use crate::pages::Pages;
 use crate::size::Size;
 
 /// The exit code where the demonstration could not be held.

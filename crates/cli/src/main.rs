@@ -3,6 +3,8 @@
 mod demo;
 mod doctor;
 mod layout;
+mod pages;
+mod run;
 mod size;
 
 use std::io;
@@ -22,6 +24,7 @@ struct Cli {
 enum Command {
     Demo(demo::Demo),
     Doctor(doctor::Doctor),
+    Run(run::Run),
     #[command(hide = true)]
     KernelDefault(demo::Measure),
 }
@@ -34,6 +37,7 @@ fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Demo(demo) => demo.run(),
         Command::Doctor(doctor) => doctor.run(),
+        Command::Run(run) => run.run(),
         Command::KernelDefault(measure) => measure.run(),
     };
     match outcome {
@@ -45,4 +49,15 @@ fn main() -> ExitCode {
             ExitCode::from(NO_ANSWER)
         }
     }
+}
+
+/// The error with all that led to it, in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(&format!(": {cause}"));
+        source = cause.source();
+    }
+    text
 }

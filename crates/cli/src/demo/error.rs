@@ -50,14 +50,3 @@ pub(super) enum DemoError {
         source: io::Error,
     },
 }
-
-/// The error with all that led to it, in one line.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(&format!(": {cause}"));
-        source = cause.source();
-    }
-    text
-}

@@ -9,10 +9,10 @@ use clap::Args;
 use pagemend::{Gpa, GuestMemory, kernel_default};
 use serde::Serialize;
 
-use super::error::chain;
-use super::memory::Pages;
 use super::run::Outcome;
 use super::{Injection, report};
+use crate::chain;
+use crate::pages::Pages;
 
 /// The kernel's own answer to the same errors.
 #[derive(Debug, Serialize)]

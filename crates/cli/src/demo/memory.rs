@@ -2,67 +2,24 @@
 
 use std::sync::Arc;
 
-use clap::ValueEnum;
 use pagemend::probe::{Host, Pool};
-use pagemend::{GuestMemory, MemoryError, MemoryKind, PageSize, available_memory};
+use pagemend::{GuestMemory, MemoryError, PageSize, available_memory};
 use serde::Serialize;
 
-use super::error::{DemoError, chain};
+use super::error::DemoError;
 use super::pool::GrownPool;
+use crate::chain;
+use crate::pages::Pages;
 use crate::size::Size;
 
 /// What is used unless said otherwise: enough pages for errors to fall into different ones, and
 /// little enough to be checked many times a second.
 const DEFAULT_BYTES: u64 = 256 << 20;
 
-/// The page sizes to choose from.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
-pub(super) enum Pages {
-    #[value(name = "4k", alias = "4K")]
-    Small,
-    #[value(name = "thp")]
-    Transparent,
-    #[value(name = "2M", alias = "2m")]
-    Huge2M,
-    #[value(name = "1G", alias = "1g")]
-    Huge1G,
-}
-
-impl Pages {
-    const BEST_FIRST: [Self; 4] = [Self::Huge1G, Self::Huge2M, Self::Transparent, Self::Small];
-
-    pub(super) fn kind(self) -> MemoryKind {
-        match self {
-            Self::Small => MemoryKind::Shmem,
-            Self::Transparent => MemoryKind::ShmemThp,
-            Self::Huge2M => MemoryKind::Hugetlb(PageSize::SIZE_2M),
-            Self::Huge1G => MemoryKind::Hugetlb(PageSize::SIZE_1G),
-        }
-    }
-
-    /// What `--page-size` calls it.
-    pub(super) fn name(self) -> &'static str {
-        match self {
-            Self::Small => "4k",
-            Self::Transparent => "thp",
-            Self::Huge2M => "2M",
-            Self::Huge1G => "1G",
-        }
-    }
-
-    /// The pool that the pages come from.
-    fn pool(self) -> Option<PageSize> {
-        match self.kind() {
-            MemoryKind::Hugetlb(size) => Some(size),
-            _ => None,
-        }
-    }
-
-    fn default_bytes(self) -> u64 {
-        match self {
-            Self::Huge1G => 2 << 30,
-            _ => DEFAULT_BYTES,
-        }
+fn default_bytes(pages: Pages) -> u64 {
+    match pages {
+        Pages::Huge1G => 2 << 30,
+        _ => DEFAULT_BYTES,
     }
 }
 
@@ -126,7 +83,7 @@ impl Wanted {
     }
 
     fn get(self, pages: Pages, may_grow: bool) -> Result<Chosen, DemoError> {
-        let bytes = self.bytes.unwrap_or_else(|| pages.default_bytes());
+        let bytes = self.bytes.unwrap_or_else(|| default_bytes(pages));
         if pages == Pages::Transparent && !has_transparent_huge_pages() {
             return Err(DemoError::NoTransparentHugePages);
         }

@@ -8,9 +8,10 @@ use serde::Serialize;
 
 use super::Settings;
 use super::kernel_default::KernelDefault;
-use super::memory::{Pages, PassedOver};
+use super::memory::PassedOver;
 use super::run::Outcome;
 use super::timeline::{MendMicros, Treated, mend_micros, timeline};
+use crate::pages::Pages;
 
 /// The name and version of the `--json` form, which docs/demo.md describes.
 const SCHEMA: &str = "pagemend.demo/1";

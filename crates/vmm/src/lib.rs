@@ -1,0 +1,30 @@
+//! The reference VMM: a small x86-64 virtual machine on KVM that embeds pagemend exactly as any
+//! other VMM would, boots a stock Linux kernel, and goes on when its memory fails.
+//!
+//! It has no recovery logic of its own. What it shows is where the library is called: guest memory
+//! in [`memory`](crate::Ram), the run loop in `vcpu`, reset and pause in [`Vm`].
+
+mod acpi;
+mod boot;
+mod chipset;
+mod config;
+mod control;
+mod cpu;
+mod devices;
+mod events;
+mod kick;
+mod layout;
+mod memory;
+mod vcpu;
+mod vm;
+
+pub use boot::BootError;
+pub use chipset::ChipsetError;
+pub use config::{
+    ConfigError, Console, CpuModel, MAX_VCPUS, MemoryConfig, Payload, UnknownAnswer, UnknownModel,
+    Untold, VmConfig,
+};
+pub use events::{FailureAction, Flags, Hub, Recipient, SCHEMA, VmEvent, What};
+pub use kick::KickError;
+pub use memory::{Ram, RamError};
+pub use vm::{End, Phase, Vm, VmError};

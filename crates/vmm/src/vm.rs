@@ -1,0 +1,381 @@
+//! The machine as a whole: built, steered, and brought to its end.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::net::UnixStream;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+
+use kvm_ioctls::Kvm;
+use pagemend::{BuildError, Pagemend};
+use vmm_sys_util::signal::Killable;
+
+use crate::boot::{self, BootError};
+use crate::chipset::{Chipset, ChipsetError};
+use crate::config::{ConfigError, Console, Untold, VmConfig};
+use crate::control::Gate;
+use crate::cpu::cpuid;
+use crate::devices::serial::SerialPort;
+use crate::devices::{Demand, Ports};
+use crate::events::{Hub, What};
+use crate::kick;
+use crate::memory::{Blocks, Ram, RamError};
+use crate::vcpu::{Report, Surroundings, Vcpu};
+
+/// Why there is no machine, or it could not be steered.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum VmError {
+    /// It was wished for in a way that cannot be.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// KVM is not there for us.
+    #[error("/dev/kvm cannot be used: is KVM there, and may you open it?")]
+    NoKvm(#[source] kvm_ioctls::Error),
+    /// KVM refused.
+    #[error("KVM refuses {what}")]
+    Kvm {
+        /// What.
+        what: &'static str,
+        /// What it said.
+        source: kvm_ioctls::Error,
+    },
+    /// The parts of a PC that KVM emulates are not to be had.
+    #[error(transparent)]
+    Chipset(#[from] ChipsetError),
+    /// There is no guest memory.
+    #[error(transparent)]
+    Memory(#[from] RamError),
+    /// The mender does not start.
+    #[error("memory cannot be looked after")]
+    Mender(#[from] BuildError),
+    /// The payload cannot be run.
+    #[error(transparent)]
+    Boot(#[from] BootError),
+    /// A serial port has nowhere to go.
+    #[error("the {port} cannot be opened")]
+    Serial {
+        /// Which.
+        port: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+    /// A thread does not start.
+    #[error("no thread for a vCPU")]
+    Thread(#[source] io::Error),
+    /// The machine has ended.
+    #[error("the machine has ended")]
+    Ended,
+}
+
+/// Whether vCPUs run.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Phase {
+    /// They do.
+    Running,
+    /// They stand, and can be let go.
+    Paused,
+    /// It is over.
+    Ended,
+}
+
+/// How a machine ended.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum End {
+    /// The guest switched it off, or somebody did.
+    Off,
+    /// The guest could not go on.
+    Crash(String),
+}
+
+/// A virtual machine.
+pub struct Vm {
+    config: VmConfig,
+    gate: Arc<Gate>,
+    /// Held by whoever starts or stops vCPUs.
+    phase: Mutex<Phase>,
+    threads: Vec<JoinHandle<()>>,
+    reports: Mutex<Receiver<Report>>,
+    owner: Sender<Report>,
+    ram: Ram,
+    pagemend: Arc<Pagemend>,
+    ports: Ports,
+    chipset: Chipset,
+    hub: Hub,
+}
+
+impl Vm {
+    /// Builds the machine and loads its payload. It stands until [`resume`](Self::resume).
+    pub fn new(config: VmConfig) -> Result<Self, VmError> {
+        config.check()?;
+        let kvm = Kvm::new().map_err(VmError::NoKvm)?;
+        let hub = Hub::default();
+        let blocks = Blocks::new(&config.memory)?;
+        let pagemend = {
+            let hub = hub.clone();
+            let builder = blocks
+                .describe(&config.memory, Pagemend::builder())?
+                .listen("events", move |event| {
+                    hub.tell(What::Mender {
+                        detail: event.clone(),
+                    });
+                });
+            Arc::new(builder.start()?)
+        };
+        let ram = blocks.guarded(&pagemend);
+        let chipset = Chipset::new(&kvm)?;
+        ram.plug_in(chipset.vm())?;
+        let ports = Ports {
+            console: open_console(&config.console)?,
+            channel: open_channel(config.channel.as_deref())?,
+        };
+        chipset.wire(&ports)?;
+        let entry = boot::load(&config.payload, &ram, config.vcpus)?;
+
+        let (owner, reports) = channel();
+        let gate = Arc::new(Gate::new(config.vcpus.into()));
+        let surroundings = Surroundings {
+            gate: Arc::clone(&gate),
+            ports: ports.clone(),
+            pagemend: Arc::clone(&pagemend),
+            reports: owner.clone(),
+            entry,
+        };
+        let mut vm = Self {
+            gate,
+            phase: Mutex::new(Phase::Paused),
+            threads: vec![],
+            reports: Mutex::new(reports),
+            owner,
+            ram,
+            pagemend,
+            ports,
+            chipset,
+            hub,
+            config,
+        };
+        vm.start_threads(&kvm, &surroundings)?;
+        Ok(vm)
+    }
+
+    fn start_threads(&mut self, kvm: &Kvm, surroundings: &Surroundings) -> Result<(), VmError> {
+        let refused = |what| move |source| VmError::Kvm { what, source };
+        let supported = kvm
+            .get_supported_cpuid(kvm_bindings::KVM_MAX_CPUID_ENTRIES)
+            .map_err(refused("to tell what its vCPUs can do"))?;
+        for index in 0..self.config.vcpus {
+            let fd = self
+                .chipset
+                .vm()
+                .create_vcpu(index.into())
+                .map_err(refused("a vCPU"))?;
+            let shown = cpuid::of_vcpu(&supported, self.config.cpu, index, self.config.vcpus);
+            fd.set_cpuid2(&shown)
+                .map_err(refused("what the vCPU is to say of itself"))?;
+            let vcpu = Vcpu::new(kvm, fd, index).map_err(refused("a vCPU's registers"))?;
+            let surroundings = surroundings.clone();
+            let thread = thread::Builder::new()
+                .name(format!("vcpu{index}"))
+                .spawn(move || vcpu.run(&surroundings))
+                .map_err(VmError::Thread)?;
+            self.threads.push(thread);
+        }
+        Ok(())
+    }
+
+    /// What it was built as.
+    pub fn config(&self) -> &VmConfig {
+        &self.config
+    }
+
+    /// Guest memory.
+    pub fn ram(&self) -> &Ram {
+        &self.ram
+    }
+
+    /// What looks after guest memory.
+    pub fn pagemend(&self) -> &Pagemend {
+        &self.pagemend
+    }
+
+    /// What happens to it.
+    pub fn events(&self) -> &Hub {
+        &self.hub
+    }
+
+    /// Whether its vCPUs run.
+    pub fn phase(&self) -> Phase {
+        *self.steer()
+    }
+
+    fn steer(&self) -> MutexGuard<'_, Phase> {
+        // A phase is whole whoever panicked.
+        self.phase.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn steer_living(&self) -> Result<MutexGuard<'_, Phase>, VmError> {
+        let phase = self.steer();
+        if *phase == Phase::Ended {
+            return Err(VmError::Ended);
+        }
+        Ok(phase)
+    }
+
+    /// Calls all vCPUs out of the guest.
+    fn kick(&self) {
+        for thread in &self.threads {
+            // A thread that has ended hears nothing, and is not in the guest.
+            let _ = thread.kill(kick::number());
+        }
+    }
+
+    fn stop_vcpus(&self) {
+        self.gate.close();
+        self.kick();
+        self.gate.wait_until_parked();
+    }
+
+    /// Lets the vCPUs run.
+    pub fn resume(&self) -> Result<(), VmError> {
+        let mut phase = self.steer_living()?;
+        *phase = Phase::Running;
+        self.hub.tell(What::Resume);
+        self.gate.open();
+        Ok(())
+    }
+
+    /// Stops the vCPUs, and returns when the last one stands.
+    pub fn pause(&self) -> Result<(), VmError> {
+        self.pause_because(None)
+    }
+
+    fn pause_because(&self, reason: Option<String>) -> Result<(), VmError> {
+        let mut phase = self.steer_living()?;
+        self.stop_vcpus();
+        *phase = Phase::Paused;
+        self.hub.tell(What::Pause { reason });
+        Ok(())
+    }
+
+    /// Has the machine start again, with all of its memory: lost frames are given up for fresh
+    /// memory. It runs or stands afterwards as it did before.
+    pub fn reset(&self) -> Result<(), VmError> {
+        self.reset_for(false)
+    }
+
+    fn reset_for(&self, by_guest: bool) -> Result<(), VmError> {
+        let phase = self.steer_living()?;
+        self.stop_vcpus();
+        self.chipset.reset()?;
+        boot::load(&self.config.payload, &self.ram, self.config.vcpus)?;
+        self.gate.start_again();
+        self.hub.tell(What::Reset { by_guest });
+        if *phase == Phase::Running {
+            self.gate.open();
+        }
+        Ok(())
+    }
+
+    /// Switches the machine off.
+    pub fn shut_down(&self) {
+        // Whoever waits for reports is the one to end it.
+        let _ = self.owner.send(Report::Demand(Demand::Off));
+    }
+
+    /// Deals with what the vCPUs report until the machine has ended, on the calling thread.
+    pub fn run_to_the_end(&self) -> Result<End, VmError> {
+        let reports = self.reports.lock().unwrap_or_else(PoisonError::into_inner);
+        let end = loop {
+            let report = reports
+                .recv()
+                .expect("the machine itself keeps a sender of reports");
+            match report {
+                Report::Demand(Demand::Off) => break End::Off,
+                Report::Demand(Demand::Reset) => self.reset_for(true)?,
+                Report::Crash { reason } => break End::Crash(reason),
+                Report::Untold { gpa, reason } => match self.config.untold {
+                    Untold::Pause => self.pause_because(Some(untold(gpa, &reason)))?,
+                    Untold::Reset => self.reset_for(false)?,
+                    Untold::Stop => break End::Crash(untold(gpa, &reason)),
+                },
+            }
+        };
+        self.end(&end);
+        Ok(end)
+    }
+
+    fn end(&self, end: &End) {
+        let mut phase = self.steer();
+        self.gate.end();
+        self.kick();
+        *phase = Phase::Ended;
+        let reason = match end {
+            End::Off => "switched off".to_owned(),
+            End::Crash(reason) => reason.clone(),
+        };
+        self.hub.tell(What::Shutdown { reason });
+    }
+
+    /// Has the guest read `input` from its console; waits until there is room for it.
+    pub fn type_in(&self, input: &[u8]) -> io::Result<()> {
+        self.ports.console.feed(input)
+    }
+}
+
+impl Drop for Vm {
+    fn drop(&mut self) {
+        self.gate.end();
+        self.kick();
+        for thread in self.threads.drain(..) {
+            // A vCPU's thread that panicked has said so itself.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn untold(gpa: pagemend::Gpa, reason: &str) -> String {
+    format!("the guest touched lost memory at {gpa} and cannot be told: {reason}")
+}
+
+fn open_console(console: &Console) -> Result<Arc<SerialPort>, VmError> {
+    let open = || -> io::Result<SerialPort> {
+        SerialPort::new(match console {
+            Console::Stdio => Box::new(io::stdout()),
+            Console::File(path) => Box::new(File::create(path)?),
+            Console::Off => Box::new(io::sink()),
+        })
+    };
+    open().map(Arc::new).map_err(|source| VmError::Serial {
+        port: "console",
+        source,
+    })
+}
+
+/// Connects the second serial port, and has a thread feed it what comes.
+fn open_channel(path: Option<&std::path::Path>) -> Result<Arc<SerialPort>, VmError> {
+    let open = || -> io::Result<Arc<SerialPort>> {
+        let Some(path) = path else {
+            return SerialPort::new(Box::new(io::sink())).map(Arc::new);
+        };
+        let mut stream = UnixStream::connect(path)?;
+        let port = Arc::new(SerialPort::new(Box::new(stream.try_clone()?))?);
+        let fed = Arc::clone(&port);
+        thread::Builder::new()
+            .name("channel".to_owned())
+            .spawn(move || {
+                let mut bytes = [0; 256];
+                while let Ok(len @ 1..) = stream.read(&mut bytes) {
+                    if fed.feed(&bytes[..len]).is_err() {
+                        break;
+                    }
+                }
+            })?;
+        Ok(port)
+    };
+    open().map_err(|source| VmError::Serial {
+        port: "channel",
+        source,
+    })
+}
