@@ -106,6 +106,17 @@ impl Gate {
         }
     }
 
+    /// Waits until all vCPUs' threads have ended.
+    pub(crate) fn wait_until_gone(&self) {
+        let mut state = self.state();
+        while state.alive > 0 {
+            state = self
+                .changed
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
     /// Lets vCPUs run.
     pub(crate) fn open(&self) {
         let mut state = self.state();
@@ -169,5 +180,6 @@ mod tests {
         assert_eq!(gate.pass(&mut 0), Go::End);
         gate.leave();
         gate.wait_until_parked();
+        gate.wait_until_gone();
     }
 }

@@ -12,6 +12,7 @@ mod control;
 mod cpu;
 mod devices;
 mod events;
+pub mod guests;
 mod kick;
 mod layout;
 mod memory;

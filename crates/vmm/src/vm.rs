@@ -310,6 +310,7 @@ impl Vm {
         let mut phase = self.steer();
         self.gate.end();
         self.kick();
+        self.gate.wait_until_gone();
         *phase = Phase::Ended;
         let reason = match end {
             End::Off => "switched off".to_owned(),

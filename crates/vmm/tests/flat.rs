@@ -1,20 +1,21 @@
 //! Flat guests of a few instructions on this machine's KVM.
 
 use pagemend::{Gpa, MemoryKind, Policy};
+use pagemend_vmm::guests::touch;
 use pagemend_vmm::{Console, CpuModel, End, MemoryConfig, Payload, Phase, Untold, Vm, VmConfig};
 
 const MIB: u64 = 1 << 20;
 
-fn config(code: &[u8]) -> VmConfig {
+fn config(vcpus: u8) -> VmConfig {
     VmConfig {
         memory: MemoryConfig {
             bytes: 64 * MIB,
             kind: MemoryKind::Shmem,
             policy: Policy::Mend,
         },
-        vcpus: 1,
+        vcpus,
         cpu: CpuModel::Host,
-        payload: Payload::Flat(code.to_vec()),
+        payload: Payload::Flat(touch::code()),
         console: Console::Off,
         channel: None,
         untold: Untold::Stop,
@@ -22,23 +23,29 @@ fn config(code: &[u8]) -> VmConfig {
     }
 }
 
-/// `mov edx, 0x600; mov al, 0x34; out dx, al; jmp $`: switches the machine off.
-const OFF: [u8; 10] = [0xba, 0x00, 0x06, 0, 0, 0xb0, 0x34, 0xee, 0xeb, 0xfe];
+const VCPUS: u8 = 2;
 
-/// `mov qword ptr [0x200000 + rdi*8], rdi + 1; lock inc dword ptr [0x300000]`, and the last of two
-/// switches off.
 #[test]
-fn a_flat_guest_runs_and_switches_itself_off() {
-    let mut code = vec![
-        0xc7, 0x04, 0x25, 0x00, 0x00, 0x20, 0x00, 0x2a, 0, 0,
-        0, // mov dword ptr [0x200000], 42
-    ];
-    code.extend(OFF);
-    let vm = Vm::new(config(&code)).unwrap();
+fn a_guest_of_two_vcpus_reads_its_memory_while_the_other_watches_the_clock() {
+    let vm = Vm::new(config(VCPUS)).unwrap();
     assert_eq!(vm.phase(), Phase::Paused);
+    let addresses: Vec<Gpa> = (0..100)
+        .map(|page| Gpa::new(touch::FREE.get() + page * 0x1_2008))
+        .collect();
+    for gpa in &addresses {
+        vm.ram().write(*gpa, &gpa.get().to_le_bytes()).unwrap();
+    }
+    touch::set(vm.ram(), VCPUS, true, &addresses).unwrap();
     vm.resume().unwrap();
     assert_eq!(vm.run_to_the_end().unwrap(), End::Off);
-    let mut word = [0; 4];
-    vm.ram().read(Gpa::new(0x20_0000), &mut word).unwrap();
-    assert_eq!(u32::from_le_bytes(word), 42);
+    let touches = touch::touches(vm.ram(), addresses.len()).unwrap();
+    for (touch, gpa) in touches.iter().zip(&addresses) {
+        assert_eq!(touch.gpa, *gpa);
+        assert_eq!((touch.value, touch.told), (Some(gpa.get()), None));
+        assert!(touch.ticks > 0);
+    }
+    let clock = touch::clock(vm.ram(), 1).unwrap();
+    assert!(clock.rounds > 0);
+    // It was stopped in the middle of a round.
+    assert!(clock.rounds - clock.gaps.iter().sum::<u64>() <= 1);
 }

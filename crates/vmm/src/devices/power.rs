@@ -17,6 +17,9 @@ pub(crate) const SLEEP_TYPE_OFF: u8 = 5;
 const SLEEP_TYPE_SHIFT: u8 = 2;
 const SLEEP_ENABLE: u8 = 1 << 5;
 
+/// What is written to the sleep control register to switch the machine off.
+pub(crate) const OFF: u8 = SLEEP_ENABLE | SLEEP_TYPE_OFF << SLEEP_TYPE_SHIFT;
+
 const I8042_DATA: u16 = 0x60;
 const I8042_COMMAND: u16 = 0x64;
 /// The i8042's command that pulses the processors' reset line.
@@ -39,7 +42,6 @@ impl Power {
     }
 
     pub(super) fn write(port: u16, value: u8) -> Option<Demand> {
-        const OFF: u8 = SLEEP_ENABLE | SLEEP_TYPE_OFF << SLEEP_TYPE_SHIFT;
         match (port, value) {
             (RESET, RESET_VALUE) | (I8042_COMMAND, I8042_RESET) => Some(Demand::Reset),
             (SLEEP_CONTROL, OFF) => Some(Demand::Off),
