@@ -14,7 +14,7 @@ use acpi_tables::xsdt::XSDT;
 use acpi_tables::{aml, aml::EISAName};
 use pagemend::{Gpa, GuardError};
 
-use crate::devices::{power, serial};
+use crate::devices::{panic, power, serial};
 use crate::layout;
 use crate::memory::Ram;
 
@@ -103,6 +103,11 @@ fn dsdt(vcpus: u8) -> Sdt {
         let resources = aml::Name::new("_CRS".into(), &resources);
         aml::Device::new(name.into(), vec![&hid, &uid, &resources]).to_aml_bytes(&mut body);
     }
+    let hid = aml::Name::new("_HID".into(), &"QEMU0001");
+    let port = aml::IO::new(panic::PORT, panic::PORT, 0, 1);
+    let resources = aml::ResourceTemplate::new(vec![&port]);
+    let resources = aml::Name::new("_CRS".into(), &resources);
+    aml::Device::new("_SB_.PEVT".into(), vec![&hid, &resources]).to_aml_bytes(&mut body);
     let off = power::SLEEP_TYPE_OFF;
     let off = aml::Package::new(vec![&off]);
     aml::Name::new("_S5_".into(), &off).to_aml_bytes(&mut body);

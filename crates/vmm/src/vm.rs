@@ -130,6 +130,7 @@ impl Vm {
         let ports = Ports {
             console: open_console(&config.console)?,
             channel: open_channel(config.channel.as_deref())?,
+            hub: hub.clone(),
         };
         chipset.wire(&ports)?;
         let entry = boot::load(&config.payload, &ram, config.vcpus)?;
