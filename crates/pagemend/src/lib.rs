@@ -74,6 +74,10 @@
 //! # Features
 //!
 //! `vm-memory` (on by default): guarded regions behind the traits of rust-vmm's vm-memory.
+//!
+//! `guest`: how an x86 guest is told, in the module `guest`: machine checks as values, what waits
+//! until the guest can take it, and what it must not be told now. `kvm`: the same through
+//! kvm-ioctls, with a vCPU's run loop.
 
 pub use pagemend_core::address::{
     Address, AddressRange, FRAME_SIZE, Gpa, GpaRange, Hva, HvaRange, PageSize,
@@ -85,6 +89,8 @@ pub use pagemend_core::map::{Backing, FileId, Location, MemoryMap, Region, Segme
 pub use pagemend_core::plan::{Action, Capabilities, Reason};
 pub use pagemend_core::policy::{Consumer, Policy, UnknownPolicy};
 pub use pagemend_core::time::Timestamp;
+#[cfg(feature = "guest")]
+pub use pagemend_guest as guest;
 pub use pagemend_linux::guard::{self, GuardError, GuestRegion};
 #[cfg(feature = "vm-memory")]
 pub use pagemend_linux::guard::{GuardedMemory, GuardedRegion, poisoned_gpa};
