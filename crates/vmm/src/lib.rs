@@ -16,6 +16,7 @@ pub mod guests;
 mod kick;
 mod layout;
 mod memory;
+mod tell;
 mod vcpu;
 mod vm;
 
@@ -28,4 +29,5 @@ pub use config::{
 pub use events::{FailureAction, Flags, Hub, Recipient, SCHEMA, VmEvent, What};
 pub use kick::KickError;
 pub use memory::{Ram, RamError};
+pub use tell::TellError;
 pub use vm::{End, Phase, Vm, VmError};

@@ -5,11 +5,12 @@ use std::io::{self, Read};
 use std::os::unix::net::UnixStream;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::thread;
 
+use kvm_bindings::CpuId;
 use kvm_ioctls::Kvm;
-use pagemend::{BuildError, Pagemend};
-use vmm_sys_util::signal::Killable;
+use pagemend::{BuildError, Cause, Gpa, Pagemend};
+use pagemend_guest::deliver::Counts;
 
 use crate::boot::{self, BootError};
 use crate::chipset::{Chipset, ChipsetError};
@@ -19,8 +20,9 @@ use crate::cpu::cpuid;
 use crate::devices::serial::SerialPort;
 use crate::devices::{Demand, Ports};
 use crate::events::{Hub, What};
-use crate::kick;
+use crate::kick::Bell;
 use crate::memory::{Blocks, Ram, RamError};
+use crate::tell::{TellError, Told};
 use crate::vcpu::{Report, Surroundings, Vcpu};
 
 /// Why there is no machine, or it could not be steered.
@@ -53,6 +55,9 @@ pub enum VmError {
     /// The payload cannot be run.
     #[error(transparent)]
     Boot(#[from] BootError),
+    /// The guest cannot be told of lost memory.
+    #[error(transparent)]
+    Tell(#[from] TellError),
     /// A serial port has nowhere to go.
     #[error("the {port} cannot be opened")]
     Serial {
@@ -96,7 +101,8 @@ pub struct Vm {
     gate: Arc<Gate>,
     /// Held by whoever starts or stops vCPUs.
     phase: Mutex<Phase>,
-    threads: Vec<JoinHandle<()>>,
+    bell: Bell,
+    told: Told,
     reports: Mutex<Receiver<Report>>,
     owner: Sender<Report>,
     ram: Ram,
@@ -112,12 +118,22 @@ impl Vm {
         config.check()?;
         let kvm = Kvm::new().map_err(VmError::NoKvm)?;
         let hub = Hub::default();
+        let refused = |what| move |source| VmError::Kvm { what, source };
+        let supported = kvm
+            .get_supported_cpuid(kvm_bindings::KVM_MAX_CPUID_ENTRIES)
+            .map_err(refused("to tell what its vCPUs can do"))?;
+        let chipset = Chipset::new(&kvm)?;
+        let first = cpuid::of_vcpu(&supported, config.cpu, 0, config.vcpus);
+        let told = Told::new(&kvm, chipset.vm(), &first, config.vcpus)?;
+        let bell = Bell::new().map_err(VmError::Thread)?;
         let blocks = Blocks::new(&config.memory)?;
         let pagemend = {
-            let hub = hub.clone();
+            let (hub, told, bell) = (hub.clone(), told.clone(), bell.clone());
+            let mut cause = Cause::ActionOptional;
             let builder = blocks
                 .describe(&config.memory, Pagemend::builder())?
-                .listen("events", move |event| {
+                .listen("guest", move |event| {
+                    told.hear(event, &mut cause, &bell);
                     hub.tell(What::Mender {
                         detail: event.clone(),
                     });
@@ -125,7 +141,6 @@ impl Vm {
             Arc::new(builder.start()?)
         };
         let ram = blocks.guarded(&pagemend);
-        let chipset = Chipset::new(&kvm)?;
         ram.plug_in(chipset.vm())?;
         let ports = Ports {
             console: open_console(&config.console)?,
@@ -136,18 +151,21 @@ impl Vm {
         let entry = boot::load(&config.payload, &ram, config.vcpus)?;
 
         let (owner, reports) = channel();
-        let gate = Arc::new(Gate::new(config.vcpus.into()));
+        let gate = Arc::new(Gate::new());
         let surroundings = Surroundings {
             gate: Arc::clone(&gate),
+            bell: bell.clone(),
             ports: ports.clone(),
+            hub: hub.clone(),
             pagemend: Arc::clone(&pagemend),
             reports: owner.clone(),
             entry,
         };
-        let mut vm = Self {
+        let vm = Self {
             gate,
             phase: Mutex::new(Phase::Paused),
-            threads: vec![],
+            bell,
+            told,
             reports: Mutex::new(reports),
             owner,
             ram,
@@ -157,32 +175,44 @@ impl Vm {
             hub,
             config,
         };
-        vm.start_threads(&kvm, &surroundings)?;
+        vm.start_threads(&kvm, &supported, &surroundings)?;
         Ok(vm)
     }
 
-    fn start_threads(&mut self, kvm: &Kvm, surroundings: &Surroundings) -> Result<(), VmError> {
+    fn start_threads(
+        &self,
+        kvm: &Kvm,
+        supported: &CpuId,
+        surroundings: &Surroundings,
+    ) -> Result<(), VmError> {
         let refused = |what| move |source| VmError::Kvm { what, source };
-        let supported = kvm
-            .get_supported_cpuid(kvm_bindings::KVM_MAX_CPUID_ENTRIES)
-            .map_err(refused("to tell what its vCPUs can do"))?;
+        let mut vcpus = vec![];
         for index in 0..self.config.vcpus {
             let fd = self
                 .chipset
                 .vm()
                 .create_vcpu(index.into())
                 .map_err(refused("a vCPU"))?;
-            let shown = cpuid::of_vcpu(&supported, self.config.cpu, index, self.config.vcpus);
+            let mut shown = cpuid::of_vcpu(supported, self.config.cpu, index, self.config.vcpus);
+            self.told.show(&mut shown)?;
             fd.set_cpuid2(&shown)
                 .map_err(refused("what the vCPU is to say of itself"))?;
-            let vcpu = Vcpu::new(kvm, fd, index).map_err(refused("a vCPU's registers"))?;
-            let surroundings = surroundings.clone();
-            let thread = thread::Builder::new()
-                .name(format!("vcpu{index}"))
-                .spawn(move || vcpu.run(&surroundings))
-                .map_err(VmError::Thread)?;
-            self.threads.push(thread);
+            let mcg_cap = self.told.set_up(&fd, &shown)?;
+            let teller = self.told.teller(index);
+            let vcpu = Vcpu::new(kvm, fd, index, mcg_cap, teller)
+                .map_err(refused("a vCPU's registers"))?;
+            vcpus.push(vcpu);
         }
+        let threads = vcpus.into_iter().zip(0..).map(|(vcpu, index)| {
+            let surroundings = surroundings.clone();
+            self.gate.join();
+            thread::Builder::new()
+                .name(format!("vcpu{index}"))
+                .spawn(move || vcpu.run(surroundings))
+                .inspect_err(|_| self.gate.leave())
+        });
+        self.bell
+            .connect(threads.collect::<Result<_, _>>().map_err(VmError::Thread)?);
         Ok(())
     }
 
@@ -199,6 +229,16 @@ impl Vm {
     /// What looks after guest memory.
     pub fn pagemend(&self) -> &Pagemend {
         &self.pagemend
+    }
+
+    /// Lost frames that the guest has not been told of yet.
+    pub fn waiting(&self) -> Vec<Gpa> {
+        self.told.waiting()
+    }
+
+    /// What the guest was told so far.
+    pub fn told(&self) -> Counts {
+        self.told.counts()
     }
 
     /// What happens to it.
@@ -224,17 +264,9 @@ impl Vm {
         Ok(phase)
     }
 
-    /// Calls all vCPUs out of the guest.
-    fn kick(&self) {
-        for thread in &self.threads {
-            // A thread that has ended hears nothing, and is not in the guest.
-            let _ = thread.kill(kick::number());
-        }
-    }
-
     fn stop_vcpus(&self) {
         self.gate.close();
-        self.kick();
+        self.bell.all();
         self.gate.wait_until_parked();
     }
 
@@ -269,6 +301,7 @@ impl Vm {
     fn reset_for(&self, by_guest: bool) -> Result<(), VmError> {
         let phase = self.steer_living()?;
         self.stop_vcpus();
+        self.told.reset();
         self.chipset.reset()?;
         boot::load(&self.config.payload, &self.ram, self.config.vcpus)?;
         self.gate.start_again();
@@ -310,7 +343,7 @@ impl Vm {
     fn end(&self, end: &End) {
         let mut phase = self.steer();
         self.gate.end();
-        self.kick();
+        self.bell.all();
         self.gate.wait_until_gone();
         *phase = Phase::Ended;
         let reason = match end {
@@ -329,15 +362,12 @@ impl Vm {
 impl Drop for Vm {
     fn drop(&mut self) {
         self.gate.end();
-        self.kick();
-        for thread in self.threads.drain(..) {
-            // A vCPU's thread that panicked has said so itself.
-            let _ = thread.join();
-        }
+        self.bell.all();
+        self.gate.wait_until_gone();
     }
 }
 
-fn untold(gpa: pagemend::Gpa, reason: &str) -> String {
+fn untold(gpa: Gpa, reason: &str) -> String {
     format!("the guest touched lost memory at {gpa} and cannot be told: {reason}")
 }
 
