@@ -211,8 +211,10 @@ impl Vm {
                 .spawn(move || vcpu.run(surroundings))
                 .inspect_err(|_| self.gate.leave())
         });
-        self.bell
-            .connect(threads.collect::<Result<_, _>>().map_err(VmError::Thread)?);
+        let threads = threads.collect::<Result<_, _>>().map_err(VmError::Thread)?;
+        // The signal would kill a thread that has not got so far as to block it.
+        self.gate.wait_until_parked();
+        self.bell.connect(threads);
         Ok(())
     }
 

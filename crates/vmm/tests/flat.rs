@@ -1,10 +1,18 @@
 //! Flat guests of a few instructions on this machine's KVM.
 
-use pagemend::{Gpa, MemoryKind, Policy};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use pagemend::{Cause, Gpa, Inject, MemoryKind, Policy};
 use pagemend_vmm::guests::touch;
 use pagemend_vmm::{Console, CpuModel, End, MemoryConfig, Payload, Phase, Untold, Vm, VmConfig};
 
 const MIB: u64 = 1 << 20;
+
+/// A process has one mender, and so one machine at a time.
+fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 fn config(vcpus: u8) -> VmConfig {
     VmConfig {
@@ -27,6 +35,7 @@ const VCPUS: u8 = 2;
 
 #[test]
 fn a_guest_of_two_vcpus_reads_its_memory_while_the_other_watches_the_clock() {
+    let _alone = alone();
     let vm = Vm::new(config(VCPUS)).unwrap();
     assert_eq!(vm.phase(), Phase::Paused);
     let addresses: Vec<Gpa> = (0..100)
@@ -35,7 +44,7 @@ fn a_guest_of_two_vcpus_reads_its_memory_while_the_other_watches_the_clock() {
     for gpa in &addresses {
         vm.ram().write(*gpa, &gpa.get().to_le_bytes()).unwrap();
     }
-    touch::set(vm.ram(), VCPUS, true, &addresses).unwrap();
+    touch::set(vm.ram(), VCPUS, None, &addresses).unwrap();
     vm.resume().unwrap();
     assert_eq!(vm.run_to_the_end().unwrap(), End::Off);
     let touches = touch::touches(vm.ram(), addresses.len()).unwrap();
@@ -48,4 +57,39 @@ fn a_guest_of_two_vcpus_reads_its_memory_while_the_other_watches_the_clock() {
     assert!(clock.rounds > 0);
     // It was stopped in the middle of a round.
     assert!(clock.rounds - clock.gaps.iter().sum::<u64>() <= 1);
+}
+
+#[test]
+fn a_guest_that_listens_is_told_of_each_frame_that_nobody_touched() {
+    let _alone = alone();
+    let vm = Vm::new(VmConfig {
+        cpu: CpuModel::Intel,
+        ..config(1)
+    })
+    .unwrap();
+    let lost: Vec<Gpa> = (0..20)
+        .map(|page| Gpa::new(touch::FREE.get() + page * 0x20_3000))
+        .collect();
+    let healthy: Vec<Gpa> = lost
+        .iter()
+        .map(|gpa| Gpa::new(gpa.get() + 0x1008))
+        .collect();
+    for gpa in &healthy {
+        vm.ram().write(*gpa, &gpa.get().to_le_bytes()).unwrap();
+    }
+    touch::set(vm.ram(), 1, Some(20), &healthy).unwrap();
+    let errors = vm.pagemend().emulated_errors();
+    for gpa in &lost {
+        errors.inject(*gpa, Cause::ActionOptional).unwrap();
+    }
+    vm.pagemend().settle();
+    assert_eq!(vm.waiting(), lost);
+    vm.resume().unwrap();
+    assert_eq!(vm.run_to_the_end().unwrap(), End::Off);
+    assert_eq!(touch::told_meanwhile(vm.ram()).unwrap(), 20);
+    assert_eq!(vm.waiting(), []);
+    assert_eq!(vm.told().optional, 20);
+    for touch in touch::touches(vm.ram(), 20).unwrap() {
+        assert_eq!(touch.value, Some(touch.gpa.get()));
+    }
 }

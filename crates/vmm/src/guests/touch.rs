@@ -60,7 +60,7 @@ pub fn code() -> Vec<u8> {
 }
 
 /// Tells a guest of `vcpus` that has not been started which addresses to read, and whether it
-/// `listens` to machine checks.
+/// `listens` to machine checks: then it begins to read when it has been told of so many frames.
 ///
 /// # Errors
 ///
@@ -69,7 +69,12 @@ pub fn code() -> Vec<u8> {
 /// # Panics
 ///
 /// If there are more than [`MAX_TOUCHES`].
-pub fn set(ram: &Ram, vcpus: u8, listens: bool, addresses: &[Gpa]) -> Result<(), GuardError> {
+pub fn set(
+    ram: &Ram,
+    vcpus: u8,
+    listens: Option<u64>,
+    addresses: &[Gpa],
+) -> Result<(), GuardError> {
     let count = addresses.len() as u64;
     assert!(count <= MAX_TOUCHES, "{count} addresses are too many");
     let table: Vec<u8> = addresses
@@ -78,7 +83,9 @@ pub fn set(ram: &Ram, vcpus: u8, listens: bool, addresses: &[Gpa]) -> Result<(),
         .flat_map(u64::to_le_bytes)
         .collect();
     ram.write(TABLE, &table)?;
-    let parameters = [count, u64::from(vcpus) - 1, 0, 0, listens.into()];
+    let awaited = listens.unwrap_or(0);
+    let listens = u64::from(listens.is_some());
+    let parameters = [count, u64::from(vcpus) - 1, 0, 0, listens, awaited];
     ram.write(PARAMETERS, &parameters.map(u64::to_le_bytes).concat())
 }
 
@@ -196,7 +203,11 @@ global_asm!(
     "12: mov rax, cr4",
     "    or rax, 0x40",
     "    mov cr4, rax",
-    // Wait for the others, which count themselves.
+    // Wait for what is to be told first, and for the others, which count themselves.
+    "13: mov rax, qword ptr [rbp + 24]",
+    "    pause",
+    "    cmp rax, qword ptr [rbp + 40]",
+    "    jb 13b",
     "20: mov rax, qword ptr [rbp + 16]",
     "    pause",
     "    cmp rax, qword ptr [rbp + 8]",
