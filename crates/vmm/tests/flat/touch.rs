@@ -1,42 +1,17 @@
-//! Flat guests of a few instructions on this machine's KVM.
+//! Reads of memory that is in order, and of memory that is not.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
-
-use pagemend::{Cause, Gpa, Inject, MemoryKind, Policy};
+use pagemend::{Cause, Gpa, Inject};
 use pagemend_vmm::guests::touch;
-use pagemend_vmm::{Console, CpuModel, End, MemoryConfig, Payload, Phase, Untold, Vm, VmConfig};
+use pagemend_vmm::{CpuModel, End, Phase, Vm, VmConfig};
 
-const MIB: u64 = 1 << 20;
-
-/// A process has one mender, and so one machine at a time.
-fn alone() -> MutexGuard<'static, ()> {
-    static ALONE: Mutex<()> = Mutex::new(());
-    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn config(vcpus: u8) -> VmConfig {
-    VmConfig {
-        memory: MemoryConfig {
-            bytes: 64 * MIB,
-            kind: MemoryKind::Shmem,
-            policy: Policy::Mend,
-        },
-        vcpus,
-        cpu: CpuModel::Host,
-        payload: Payload::Flat(touch::code()),
-        console: Console::Off,
-        channel: None,
-        untold: Untold::Stop,
-        early: true,
-    }
-}
+use crate::machine::{alone, config};
 
 const VCPUS: u8 = 2;
 
 #[test]
 fn a_guest_of_two_vcpus_reads_its_memory_while_the_other_watches_the_clock() {
     let _alone = alone();
-    let vm = Vm::new(config(VCPUS)).unwrap();
+    let vm = Vm::new(config(touch::code(), VCPUS)).unwrap();
     assert_eq!(vm.phase(), Phase::Paused);
     let addresses: Vec<Gpa> = (0..100)
         .map(|page| Gpa::new(touch::FREE.get() + page * 0x1_2008))
@@ -64,7 +39,7 @@ fn a_guest_that_listens_is_told_of_each_frame_that_nobody_touched() {
     let _alone = alone();
     let vm = Vm::new(VmConfig {
         cpu: CpuModel::Intel,
-        ..config(1)
+        ..config(touch::code(), 1)
     })
     .unwrap();
     let lost: Vec<Gpa> = (0..20)
