@@ -21,8 +21,9 @@ use crate::memory::Ram;
 const OEM: [u8; 6] = *b"PGMEND";
 const TABLE: [u8; 8] = *b"PAGEMEND";
 const REVISION: u32 = 1;
-/// `IAPC_BOOT_ARCH` (ACPI 6.5, section 5.2.9.3): there is an i8042, no VGA and no CMOS clock.
-const BOOT_ARCH: u16 = 1 << 1 | 1 << 2 | 1 << 5;
+/// `IAPC_BOOT_ARCH` (ACPI 6.5, section 5.2.9.3): there is no VGA and no CMOS clock, and, by a bit
+/// that is clear, no i8042: it has only the reset line, and looking for the rest takes seconds.
+const BOOT_ARCH: u16 = 1 << 2 | 1 << 5;
 
 /// Writes all tables and returns where the root pointer is.
 pub(crate) fn write_tables(ram: &Ram, vcpus: u8) -> Result<Gpa, GuardError> {
