@@ -225,7 +225,7 @@ impl Vcpu {
 }
 
 /// What a guest has said, machine check by machine check.
-fn reports(said: &[u32]) -> Vec<Report> {
+pub(crate) fn reports(said: &[u32]) -> Vec<Report> {
     let wide = |words: &[u32]| u64::from(words[1]) << 32 | u64::from(words[0]);
     let parts = said.split(|word| *word == END);
     let whole = parts.filter(|part| !part.is_empty()).map(|part| {

@@ -1,7 +1,8 @@
-//! What a guest sees of machine checks under this machine's own KVM. No memory fails here: the
-//! guest is told of frames that are in order.
+//! What a guest sees of machine checks under this machine's own KVM. In most tests no memory fails:
+//! the guest is told of frames that are in order.
 #![cfg(all(feature = "kvm", target_arch = "x86_64"))]
 
+mod failing;
 mod machine;
 mod program;
 

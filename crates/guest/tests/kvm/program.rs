@@ -18,11 +18,14 @@ pub(crate) enum Command {
     TurnOn = 1,
     /// Read and clear the banks, as a timer would have it.
     Poll = 2,
-    /// Read the word at [`TOUCHED`].
+    /// Read the word at [`TOUCHED`]: hand it out, or leave it after a machine check.
     Touch = 3,
     /// Clear the banks without reading them, as at boot.
     Clear = 4,
 }
+
+/// Where it says what it has read at [`TOUCHED`], or something else where it could not.
+pub(crate) const READ: u16 = 0x22;
 
 /// The last word of a machine check or a poll.
 pub(crate) const END: u32 = 0xffff_ffff;
@@ -63,8 +66,10 @@ global_asm!(
     "    jmp 2b",
     // Touch, and say what was there.
     "5:  mov esi, 0x40000000",
+    "    mov r15d, 1",
     "    mov eax, [rsi]",
-    "    out 0x21, eax",
+    "    xor r15d, r15d",
+    "    out 0x22, eax",
     "    jmp 2b",
     // Clear: MCi_STATUS of banks 8 to 15.
     "6:  mov ecx, 0x421",
@@ -90,7 +95,11 @@ global_asm!(
     "    xor eax, eax",
     "    xor edx, edx",
     "    wrmsr",
-    "    pop rdx",
+    // What was touched is given up: the load, of two bytes, is left out.
+    "    test r15d, r15d",
+    "    jz 8f",
+    "    add qword ptr [rsp + 24], 2",
+    "8:  pop rdx",
     "    pop rcx",
     "    pop rax",
     "    iretq",
