@@ -8,6 +8,7 @@
 
 pub mod cpuid;
 mod ioctls;
+mod memory;
 mod run;
 mod setup;
 mod vcpu;

@@ -1,13 +1,15 @@
 //! A vCPU's run loop, one turn at a time: what has to be told, `KVM_RUN`, and what came of it.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use kvm_ioctls::{VcpuExit, VcpuFd};
 use pagemend_core::address::{Gpa, Hva};
-use pagemend_linux::{VcpuFault, VcpuThread};
+use pagemend_linux::{Pagemend, TooManyVcpus, VcpuFault, VcpuThread};
 use vmm_sys_util::errno;
 
+use super::memory::{Memory, Unreached, undo};
 use super::vcpu::{KvmVcpu, RegisterError};
 use super::watch::{register_read, register_written};
 use crate::deliver::{Answer, Obstacle, Outcome, Teller};
@@ -27,7 +29,7 @@ pub enum Kick {
 }
 
 /// What a turn came to.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Turn<T> {
     /// The vCPU left the guest; what the VMM made of it.
@@ -60,6 +62,15 @@ pub enum Turn<T> {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RunError {
+    /// KVM cannot use memory that is in order: it may be mapped without the access that the guest
+    /// wants.
+    #[error(
+        "KVM cannot reach the guest's memory at {gpa}, which is in order: check how it is mapped"
+    )]
+    Unreachable {
+        /// Where.
+        gpa: Gpa,
+    },
     /// `KVM_RUN` failed, and not for its memory.
     #[error("the vCPU does not run")]
     Run(#[source] errno::Error),
@@ -72,9 +83,13 @@ pub enum RunError {
 pub struct GuestVcpu {
     fd: VcpuFd,
     mcg_cap: u64,
+    pagemend: Arc<Pagemend>,
+    memory: Memory,
     thread: VcpuThread,
     teller: Teller,
     kick: Box<dyn FnMut(Kick)>,
+    /// What KVM could not reach in the last turn, though there was memory.
+    unreached: Option<Gpa>,
 }
 
 impl fmt::Debug for GuestVcpu {
@@ -86,22 +101,25 @@ impl fmt::Debug for GuestVcpu {
 }
 
 impl GuestVcpu {
-    /// The vCPU `fd`, which was [set up](super::setup_vcpu) with `mcg_cap`, on its thread. `kick`
-    /// does what a [`Kick`] says, and does not wait for it.
+    /// The vCPU `fd`, which was [set up](super::setup_vcpu) with `mcg_cap`, on the calling thread.
+    /// `kick` does what a [`Kick`] says, and does not wait for it.
     pub fn new(
         fd: VcpuFd,
         mcg_cap: u64,
-        thread: VcpuThread,
+        pagemend: Arc<Pagemend>,
         teller: Teller,
         kick: impl FnMut(Kick) + 'static,
-    ) -> Self {
-        Self {
+    ) -> Result<Self, TooManyVcpus> {
+        Ok(Self {
             fd,
             mcg_cap,
-            thread,
+            thread: pagemend.vcpu_thread()?,
+            memory: Memory::of(&pagemend),
+            pagemend,
             teller,
             kick: Box::new(kick),
-        }
+            unreached: None,
+        })
     }
 
     /// The vCPU, for everything else that a VMM does with it.
@@ -125,17 +143,23 @@ impl GuestVcpu {
             Exit(T),
             Read(u32),
             Written(u32, u64),
+            Unreached(Unreached),
             Failed(errno::Error),
         }
         let watched = |msr| crate::deliver::watched(config).any(|(watched, _)| watched == msr);
+        let (memory, pagemend) = (&self.memory, &self.pagemend);
         let ended = match self.thread.run(|| fd.run()) {
             Ok(VcpuExit::X86Rdmsr(exit)) if watched(exit.index) => Ended::Read(exit.index),
             Ok(VcpuExit::X86Wrmsr(exit)) if watched(exit.index) => {
                 Ended::Written(exit.index, exit.data)
             }
-            Ok(exit) => Ended::Exit(on_exit(exit)),
+            Ok(mut exit) => match memory.reach(pagemend, &mut exit) {
+                Some(unreached) => Ended::Unreached(unreached),
+                None => Ended::Exit(on_exit(exit)),
+            },
             Err(error) => Ended::Failed(error),
         };
+        let before = self.unreached.take();
         match ended {
             Ended::Exit(exit) => Ok(Turn::Exit(exit)),
             Ended::Read(msr) => {
@@ -145,6 +169,21 @@ impl GuestVcpu {
             Ended::Written(msr, value) => {
                 register_written(&mut self.fd, &mut self.teller, msr, value)?;
                 Ok(Turn::Again)
+            }
+            Ended::Unreached(Unreached {
+                gpa,
+                fault: VcpuFault::Mended,
+                emulated: false,
+            }) if before == Some(gpa) => {
+                // In order twice in a row: memory is not what KVM misses.
+                Err(RunError::Unreachable { gpa })
+            }
+            Ended::Unreached(it) => {
+                self.unreached = Some(it.gpa);
+                if it.emulated && it.fault != VcpuFault::Mended {
+                    undo(&mut self.fd).map_err(RunError::Run)?;
+                }
+                self.answer(it.fault)
             }
             Ended::Failed(error) => match self.thread.take_fault() {
                 Some(fault) => self.answer(fault),

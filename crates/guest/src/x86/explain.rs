@@ -206,7 +206,7 @@ mod tests {
         );
         assert_eq!(
             said(Vendor::Intel, MachineCheck::bystander(9)),
-            "not enabled, to be ignored, no code (VAL UC RIPV MCIP)"
+            "not enabled, to be ignored, no code (VAL UC S RIPV MCIP)"
         );
     }
 

@@ -112,13 +112,14 @@ impl MachineCheck {
     }
 
     /// What the other processors of an Intel guest get when one is told without a local machine
-    /// check: all of them have to arrive in their handlers, or the guest gives up waiting and
-    /// panics (`mce_start`, `mce/core.c`). KVM raises an exception only with a valid uncorrected
-    /// record, so it has one that is not enabled, which handlers clear and ignore.
+    /// check: all of them have to arrive in their handlers within a second, or the guest panics
+    /// (`mce_start`, `mce/core.c`). KVM raises an exception only with a valid uncorrected record,
+    /// so it has one, which is not enabled: handlers clear and ignore it. Signalled, because Linux
+    /// leaves what is not for its poll, which logs it (`__mc_scan_banks`).
     pub const fn bystander(bank: u8) -> Self {
         Self {
             bank,
-            status: MCI_STATUS_VAL | MCI_STATUS_UC,
+            status: MCI_STATUS_VAL | MCI_STATUS_UC | MCI_STATUS_S,
             addr: 0,
             misc: 0,
             mcg_status: MCG_STATUS_MCIP | MCG_STATUS_RIPV,

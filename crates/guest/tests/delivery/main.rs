@@ -95,8 +95,8 @@ impl Guest {
         for vcpu in 0..self.vcpus.len() {
             self.set_cr4(vcpu, true);
         }
-        // In each round one vCPU at least tells one frame, or hears of what its banks hold.
-        for _ in 0..2 + self.checks.waiting().len() {
+        // A frame can take a round to be told and one in which all others take part.
+        for _ in 0..4 + 2 * self.checks.waiting().len() {
             for vcpu in 0..self.vcpus.len() {
                 self.before_run(vcpu);
                 self.handle(vcpu);
