@@ -58,6 +58,7 @@
 //! | who | what it does at a failure |
 //! |---|---|
 //! | a vCPU | `KVM_RUN` ends with EINTR; [`VcpuThread::take_fault`] waits and says what to do |
+//! | a vCPU whose instruction KVM emulates | `KVM_RUN` ends with `KVM_EXIT_MMIO` at an address of guest memory; [`VcpuThread::take_fault_at`] waits and says what to do |
 //! | a device model that copies | [`GuestRegion`] waits, then succeeds or gives an error |
 //! | a device that hands memory to the kernel | holds a [`Lease`]; the mend waits for it |
 //! | a back end in another process, a VFIO device | is registered as a [consumer](RegionConfig::consumer) |
@@ -70,6 +71,11 @@
 //! A thread that can meet a fault needs an alternate signal stack, if it has one, of at least
 //! `AT_MINSIGSTKSZ` and 2 KiB; twice that where a SIGBUS handler of the VMM's own, which is called
 //! for what is no memory failure, may itself touch guest memory.
+//!
+//! # At a reset
+//!
+//! With all vCPUs stopped and devices quiet, [`Pagemend::reset`] makes lost memory usable again, under
+//! the same addresses, and clears the ledger. Healthy bytes stay.
 //!
 //! # Features
 //!
@@ -86,6 +92,7 @@ pub use pagemend_core::event::{Event, Step, Totals};
 pub use pagemend_core::fault::Verdict;
 pub use pagemend_core::ledger::{Cause, Entry, Generation, Ledger, Loss};
 pub use pagemend_core::map::{Backing, FileId, Location, MemoryMap, Region, Segment, Source};
+pub use pagemend_core::mender::Reset;
 pub use pagemend_core::plan::{Action, Capabilities, Reason};
 pub use pagemend_core::policy::{Consumer, Policy, UnknownPolicy};
 pub use pagemend_core::time::Timestamp;
@@ -95,7 +102,8 @@ pub use pagemend_linux::guard::{self, GuardError, GuestRegion};
 #[cfg(feature = "vm-memory")]
 pub use pagemend_linux::guard::{GuardedMemory, GuardedRegion, poisoned_gpa};
 pub use pagemend_linux::{
-    BuildError, Builder, Emulated, GuestMemory, Inject, InjectError, Lease, LeaseError, Madvise,
-    MemoryError, MemoryKind, Origin, Pagemend, RegionConfig, RegionError, TooManyVcpus, UffdError,
-    VcpuFault, VcpuThread, available_memory, kernel_default, probe, resize_pool,
+    BuildError, Builder, CorruptPfn, Emulated, GuestMemory, Inject, InjectError, Lease, LeaseError,
+    Madvise, MemoryError, MemoryKind, MenderGone, Origin, Pagemend, RegionConfig, RegionError,
+    TooManyVcpus, UffdError, VcpuFault, VcpuThread, available_memory, kernel_default, probe,
+    resize_pool,
 };

@@ -1,5 +1,6 @@
 //! What a VMM says before the mender starts.
 
+use std::collections::VecDeque;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
@@ -11,7 +12,7 @@ use pagemend_core::event::Event;
 use pagemend_core::map::MapError;
 use pagemend_core::mender::Mender;
 
-use super::{Pagemend, RUNNING, Shared, thread};
+use super::{Pagemend, Place, RUNNING, Shared, thread};
 use crate::capabilities::capabilities;
 use crate::emulate::Emulation;
 use crate::files::Files;
@@ -66,6 +67,7 @@ pub struct Builder {
     hooks: Option<PauseHooks>,
     listeners: Vec<(String, Listener)>,
     demand_mend: bool,
+    late: bool,
 }
 
 impl std::fmt::Debug for Builder {
@@ -77,6 +79,7 @@ impl std::fmt::Debug for Builder {
             .field("pause_hooks", &self.hooks.is_some())
             .field("listeners", &listeners)
             .field("demand_mend", &self.demand_mend)
+            .field("early_kill", &!self.late)
             .finish()
     }
 }
@@ -139,6 +142,17 @@ impl Builder {
         }
     }
 
+    /// Whether the kernel tells the mender of errors that nobody has touched yet, so that they are
+    /// mended before anybody is kept waiting. True unless said. Without, a failed page is found by
+    /// its first touch, for tests of that; where `vm.memory_failure_early_kill` is 1, the kernel
+    /// tells some thread of the process all the same.
+    pub fn early_kill(self, early: bool) -> Self {
+        Self {
+            late: !early,
+            ..self
+        }
+    }
+
     /// Starts. From now on the process's SIGBUS is handled, and what was there before gets what is
     /// not guest memory.
     pub fn start(self) -> Result<Pagemend, BuildError> {
@@ -197,11 +211,15 @@ impl Builder {
         }
         let leases = Arc::new(leases);
         mender.host_mut().leases = Arc::clone(&leases);
-        let hvas: Vec<_> = mender
+        let places: Arc<[Place]> = mender
             .map()
             .regions()
-            .map(|region| region.hva_range())
+            .map(|region| Place {
+                gpa: region.gpa,
+                hva: region.hva_range(),
+            })
             .collect();
+        let hvas: Vec<_> = places.iter().map(|place| place.hva).collect();
 
         let doorbell = slot::doorbell().map_err(call("opening an eventfd"))?;
         let shared = Arc::new(Shared {
@@ -211,7 +229,10 @@ impl Builder {
             stop: AtomicBool::new(false),
             thread: AtomicI32::new(0),
             origin,
+            early_kill: !self.late,
             pretended: Mutex::default(),
+            errands: Mutex::new(Some(VecDeque::new())),
+            places,
             memory,
         });
         let thread = thread::start(&shared).map_err(call("starting the mender's thread"))?;
