@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use kvm_bindings::CpuId;
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
-use pagemend::{Cause, Event, Gpa, Step};
+use pagemend::{Cause, Event, Gpa, GpaRange, Step};
 use pagemend_guest::deliver::{self, Counts, MachineChecks, RETRY, Teller};
 use pagemend_guest::kvm::cpuid::{self, CpuidFull};
 use pagemend_guest::kvm::{self, SetupError, mce_cap_supported, mcg_cap, setup_vcpu};
@@ -120,8 +120,10 @@ impl Told {
         self.checks.counts()
     }
 
-    /// The guest starts again: it does not have to be told of what it lost before.
-    pub(crate) fn reset(&self) {
+    /// The guest starts again, and need not be told of what it lost before but for what is `lost`
+    /// still.
+    pub(crate) fn reset(&self, lost: &[GpaRange]) {
         self.checks.reset();
+        self.checks.lost(lost.iter().copied());
     }
 }

@@ -119,15 +119,14 @@ impl Vcpu {
         } = self;
         kick::listen(&fd).map_err(|error| error.to_string())?;
         origin.start(&fd, &around.entry).map_err(text)?;
-        let thread = around
-            .pagemend
-            .vcpu_thread()
-            .map_err(|error| error.to_string())?;
         let (bell, index) = (around.bell.clone(), usize::from(origin.index));
-        let mut vcpu = GuestVcpu::new(fd, mcg_cap, thread, teller, move |kick| match kick {
+        let kick = move |kick| match kick {
             Kick::Others => bell.others(index),
             Kick::After(time) => bell.after(index, time),
-        });
+        };
+        let pagemend = Arc::clone(&around.pagemend);
+        let mut vcpu = GuestVcpu::new(fd, mcg_cap, pagemend, teller, kick)
+            .map_err(|error| error.to_string())?;
         let mut started = 0;
         loop {
             match around.gate.pass(&mut started) {

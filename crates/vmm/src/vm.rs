@@ -132,6 +132,7 @@ impl Vm {
             let mut cause = Cause::ActionOptional;
             let builder = blocks
                 .describe(&config.memory, Pagemend::builder())?
+                .early_kill(config.early)
                 .listen("guest", move |event| {
                     told.hear(event, &mut cause, &bell);
                     hub.tell(What::Mender {
@@ -303,7 +304,8 @@ impl Vm {
     fn reset_for(&self, by_guest: bool) -> Result<(), VmError> {
         let phase = self.steer_living()?;
         self.stop_vcpus();
-        self.told.reset();
+        let memory = self.pagemend.reset().map_err(|_| VmError::Ended)?;
+        self.told.reset(&memory.lost);
         self.chipset.reset()?;
         boot::load(&self.config.payload, &self.ram, self.config.vcpus)?;
         self.gate.start_again();

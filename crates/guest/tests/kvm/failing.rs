@@ -171,7 +171,7 @@ fn a_touch_that_cannot_be_told_does_not_go_on() {
     assert_eq!(guest.run(&[Command::Touch]), []);
     assert_eq!(guest.run(&[]), []);
     assert_eq!(guest.turns, [refused, refused]);
-    assert_eq!(guest.read, []);
+    assert!(guest.read.is_empty());
     // The guest is as it was: with machine checks on it takes this one.
     let fd = guest.vcpu.fd();
     let mut system = fd.get_sregs().unwrap();

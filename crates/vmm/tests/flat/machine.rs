@@ -2,7 +2,8 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use pagemend::{MemoryKind, Policy};
+use pagemend::probe::Pool;
+use pagemend::{MemoryKind, PageSize, Policy, resize_pool};
 use pagemend_vmm::{Console, CpuModel, MemoryConfig, Payload, Untold, VmConfig};
 
 /// A process has one mender, and so one machine at a time.
@@ -26,4 +27,17 @@ pub(crate) fn config(code: Vec<u8>, vcpus: u8) -> VmConfig {
         untold: Untold::Stop,
         early: true,
     }
+}
+
+/// The same on huge pages of 2 MiB, with as many to spare as `errors` take away.
+pub(crate) fn huge(code: Vec<u8>, vcpus: u8, errors: u64) -> VmConfig {
+    let mut config = config(code, vcpus);
+    config.memory.kind = MemoryKind::Hugetlb(PageSize::SIZE_2M);
+    let pool = Pool::of(PageSize::SIZE_2M).expect("a pool of 2 MiB pages");
+    let missing = (32 + errors).saturating_sub(pool.spare());
+    if missing > 0 {
+        let grown = resize_pool(PageSize::SIZE_2M, pool.total + missing);
+        assert_eq!(grown.ok(), Some(pool.total + missing), "the pool stays");
+    }
+    config
 }

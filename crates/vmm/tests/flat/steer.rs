@@ -22,7 +22,7 @@ fn a_guest_can_start_again() {
     drop(vm);
     let resets = events
         .iter()
-        .filter(|event| matches!(event.what, What::Reset { by_guest: true }));
+        .filter(|event| matches!(event.what, What::Reset { by_guest: true, .. }));
     assert_eq!(resets.count() as u64, restart::ENOUGH - 1);
 }
 

@@ -2,9 +2,9 @@
 
 use pagemend::{Cause, Gpa, Inject};
 use pagemend_vmm::guests::touch;
-use pagemend_vmm::{CpuModel, End, Phase, Vm, VmConfig};
+use pagemend_vmm::{CpuModel, End, Phase, Untold, Vm, VmConfig};
 
-use crate::machine::{alone, config};
+use crate::machine::{alone, config, huge};
 
 const VCPUS: u8 = 2;
 
@@ -66,5 +66,79 @@ fn a_guest_that_listens_is_told_of_each_frame_that_nobody_touched() {
     assert_eq!(vm.told().optional, 20);
     for touch in touch::touches(vm.ram(), 20).unwrap() {
         assert_eq!(touch.value, Some(touch.gpa.get()));
+    }
+}
+
+/// Touches healthy memory beside each loss, and then what is lost.
+fn healthy_and_lost(errors: u64) -> (Vec<Gpa>, Vec<Gpa>) {
+    let lost: Vec<Gpa> = (0..errors)
+        .map(|page| Gpa::new(touch::FREE.get() + page * (2 << 20) + 0x3000))
+        .collect();
+    let beside = |gpa: &Gpa| Gpa::new(gpa.get() + 0x1008);
+    (lost.iter().map(beside).collect(), lost)
+}
+
+#[test]
+fn a_vcpu_that_touches_failed_memory_reads_what_was_there_and_is_told_what_is_not() {
+    let _alone = alone();
+    let vm = Vm::new(huge(touch::code(), 2, 16)).unwrap();
+    let (healthy, lost) = healthy_and_lost(16);
+    for gpa in &healthy {
+        vm.ram().write(*gpa, &gpa.get().to_le_bytes()).unwrap();
+    }
+    touch::set(
+        vm.ram(),
+        2,
+        Some(0),
+        &[healthy.clone(), lost.clone()].concat(),
+    )
+    .unwrap();
+    let errors = vm.pagemend().emulated_errors();
+    for gpa in &lost {
+        errors.inject(*gpa, Cause::ActionRequired).unwrap();
+    }
+    vm.resume().unwrap();
+    assert_eq!(vm.run_to_the_end().unwrap(), End::Off);
+    let touches = touch::touches(vm.ram(), 32).unwrap();
+    let (mended, told) = touches.split_at(16);
+    for (touch, gpa) in mended.iter().zip(&healthy) {
+        assert_eq!((touch.value, touch.told), (Some(gpa.get()), None));
+    }
+    for (touch, gpa) in told.iter().zip(&lost) {
+        assert_eq!((touch.value, touch.told), (None, Some(*gpa)));
+    }
+    assert_eq!(vm.pagemend().totals().mended, 16);
+    vm.pagemend()
+        .with_ledger(|ledger| assert_eq!(ledger.lost_bytes(), 16 * 4096));
+}
+
+#[test]
+fn a_guest_that_touches_a_lost_frame_and_is_not_listening_does_not_run_on() {
+    let _alone = alone();
+    for (untold, expected) in [(Untold::Stop, "cannot be told"), (Untold::Reset, "")] {
+        let vm = Vm::new(VmConfig {
+            untold,
+            ..config(touch::code(), 1)
+        })
+        .unwrap();
+        touch::set(vm.ram(), 1, None, &[touch::FREE]).unwrap();
+        let errors = vm.pagemend().emulated_errors();
+        errors.inject(touch::FREE, Cause::ActionRequired).unwrap();
+        vm.resume().unwrap();
+        match vm.run_to_the_end().unwrap() {
+            End::Crash(reason) => {
+                assert_eq!(untold, Untold::Stop);
+                assert!(reason.contains(expected), "{reason}");
+                assert!(reason.contains("machine checks off"), "{reason}");
+            }
+            End::Off => {
+                // After the reset the frame is fresh memory, and the guest reads it.
+                assert_eq!(untold, Untold::Reset);
+                let touch = touch::touches(vm.ram(), 1).unwrap()[0];
+                assert_eq!((touch.value, touch.told), (Some(0), None));
+                vm.pagemend()
+                    .with_ledger(|ledger| assert_eq!(ledger.lost_bytes(), 0));
+            }
+        }
     }
 }
