@@ -4,7 +4,8 @@
 //! takes it to the mender, and `host` does what the mender says: `lease` waits for I/O in flight,
 //! `stage` makes new memory from `files`, with `settings` as the old had, `salvage` fills it, `uffd`
 //! marks it, `mapping` moves it into place, `restore` undoes that, `renew` does without. `region` and `smaps` find out what a VMM's memory is,
-//! `memory` makes some for those who have none, `emulate` makes it fail.
+//! `memory` makes some for those who have none, `emulate` makes it fail,
+//! `split` does what others have proposed.
 //!
 //! Embedders use the `pagemend` crate, which gives all of this under one roof.
 
@@ -29,6 +30,7 @@ mod runtime;
 mod salvage;
 mod settings;
 mod smaps;
+mod split;
 mod stage;
 mod uffd;
 

@@ -9,7 +9,7 @@ use std::thread;
 
 use kvm_bindings::CpuId;
 use kvm_ioctls::Kvm;
-use pagemend::{BuildError, Cause, Gpa, Pagemend};
+use pagemend::{BuildError, Cause, Gpa, GuestMemory, Pagemend};
 use pagemend_guest::deliver::Counts;
 
 use crate::boot::{self, BootError};
@@ -110,12 +110,26 @@ pub struct Vm {
     ports: Ports,
     chipset: Chipset,
     hub: Hub,
+    tsc_khz: u32,
 }
 
 impl Vm {
     /// Builds the machine and loads its payload. It stands until [`resume`](Self::resume).
     pub fn new(config: VmConfig) -> Result<Self, VmError> {
         config.check()?;
+        let blocks = Blocks::new(&config.memory)?;
+        Self::build(config, &blocks)
+    }
+
+    /// The same with memory that somebody else has made, of the kind and size that `config` says:
+    /// the first 3 GiB of it, and then the rest.
+    pub fn with_memory(config: VmConfig, memory: Vec<Arc<GuestMemory>>) -> Result<Self, VmError> {
+        config.check()?;
+        let blocks = Blocks::of(&config.memory, memory)?;
+        Self::build(config, &blocks)
+    }
+
+    fn build(config: VmConfig, blocks: &Blocks) -> Result<Self, VmError> {
         let kvm = Kvm::new().map_err(VmError::NoKvm)?;
         let hub = Hub::default();
         let refused = |what| move |source| VmError::Kvm { what, source };
@@ -126,7 +140,6 @@ impl Vm {
         let first = cpuid::of_vcpu(&supported, config.cpu, 0, config.vcpus);
         let told = Told::new(&kvm, chipset.vm(), &first, config.vcpus)?;
         let bell = Bell::new().map_err(VmError::Thread)?;
-        let blocks = Blocks::new(&config.memory)?;
         let pagemend = {
             let (hub, told, bell) = (hub.clone(), told.clone(), bell.clone());
             let mut cause = Cause::ActionOptional;
@@ -162,7 +175,7 @@ impl Vm {
             reports: owner.clone(),
             entry,
         };
-        let vm = Self {
+        let mut vm = Self {
             gate,
             phase: Mutex::new(Phase::Paused),
             bell,
@@ -174,6 +187,7 @@ impl Vm {
             ports,
             chipset,
             hub,
+            tsc_khz: 0,
             config,
         };
         vm.start_threads(&kvm, &supported, &surroundings)?;
@@ -181,7 +195,7 @@ impl Vm {
     }
 
     fn start_threads(
-        &self,
+        &mut self,
         kvm: &Kvm,
         supported: &CpuId,
         surroundings: &Surroundings,
@@ -199,6 +213,9 @@ impl Vm {
             fd.set_cpuid2(&shown)
                 .map_err(refused("what the vCPU is to say of itself"))?;
             let mcg_cap = self.told.set_up(&fd, &shown)?;
+            self.tsc_khz = fd
+                .get_tsc_khz()
+                .map_err(refused("to tell how fast its clock runs"))?;
             let teller = self.told.teller(index);
             let vcpu = Vcpu::new(kvm, fd, index, mcg_cap, teller)
                 .map_err(refused("a vCPU's registers"))?;
@@ -355,6 +372,11 @@ impl Vm {
             End::Crash(reason) => reason.clone(),
         };
         self.hub.tell(What::Shutdown { reason });
+    }
+
+    /// How fast the guest's time stamp counter runs, in kHz.
+    pub fn tsc_khz(&self) -> u32 {
+        self.tsc_khz
     }
 
     /// Has the guest read `input` from its console; waits until there is room for it.

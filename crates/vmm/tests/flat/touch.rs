@@ -27,6 +27,7 @@ fn a_guest_of_two_vcpus_reads_its_memory_while_the_other_watches_the_clock() {
         assert_eq!(touch.gpa, *gpa);
         assert_eq!((touch.value, touch.told), (Some(gpa.get()), None));
         assert!(touch.ticks > 0);
+        assert!(touch.bystander.is_some());
     }
     let clock = touch::clock(vm.ram(), 1).unwrap();
     assert!(clock.rounds > 0);
