@@ -19,6 +19,10 @@ use crate::deliver::{Answer, Obstacle, Outcome, Teller};
 const EINTR: i32 = 4;
 const EAGAIN: i32 = 11;
 
+/// In how many turns in a row KVM may miss memory that is in order. Once is a mend; more is one
+/// error after another in the same page, or no memory failure at all.
+const UNREACHED: u32 = 16;
+
 /// Whom the VMM has to make leave the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kick {
@@ -88,8 +92,8 @@ pub struct GuestVcpu {
     thread: VcpuThread,
     teller: Teller,
     kick: Box<dyn FnMut(Kick)>,
-    /// What KVM could not reach in the last turn, though there was memory.
-    unreached: Option<Gpa>,
+    /// What KVM could not reach in the last turns, though there was memory, and in how many.
+    unreached: Option<(Gpa, u32)>,
 }
 
 impl fmt::Debug for GuestVcpu {
@@ -170,21 +174,22 @@ impl GuestVcpu {
                 register_written(&mut self.fd, &mut self.teller, msr, value)?;
                 Ok(Turn::Again)
             }
-            Ended::Unreached(Unreached {
-                gpa,
-                fault: VcpuFault::Mended,
-                emulated: false,
-            }) if before == Some(gpa) => {
-                // In order twice in a row: memory is not what KVM misses.
-                Err(RunError::Unreachable { gpa })
-            }
-            Ended::Unreached(it) => {
-                self.unreached = Some(it.gpa);
-                if it.emulated && it.fault != VcpuFault::Mended {
+            Ended::Unreached(it) if it.emulated => {
+                if it.fault != VcpuFault::Mended {
                     undo(&mut self.fd).map_err(RunError::Run)?;
                 }
                 self.answer(it.fault)
             }
+            Ended::Unreached(it) if it.fault == VcpuFault::Mended => {
+                let turns = before.filter(|(gpa, _)| *gpa == it.gpa);
+                let turns = turns.map_or(1, |(_, turns)| turns + 1);
+                if turns > UNREACHED {
+                    return Err(RunError::Unreachable { gpa: it.gpa });
+                }
+                self.unreached = Some((it.gpa, turns));
+                self.answer(it.fault)
+            }
+            Ended::Unreached(it) => self.answer(it.fault),
             Ended::Failed(error) => match self.thread.take_fault() {
                 Some(fault) => self.answer(fault),
                 None if matches!(error.errno(), EINTR | EAGAIN) => Ok(Turn::Again),
