@@ -132,6 +132,7 @@ impl Vcpu {
             match around.gate.pass(&mut started) {
                 Go::Run => {}
                 Go::Reset => {
+                    vcpu.reset();
                     origin.start(vcpu.fd(), &around.entry).map_err(text)?;
                     continue;
                 }
