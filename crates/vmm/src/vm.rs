@@ -9,7 +9,7 @@ use std::thread;
 
 use kvm_bindings::CpuId;
 use kvm_ioctls::Kvm;
-use pagemend::{BuildError, Cause, Gpa, GuestMemory, Pagemend};
+use pagemend::{BuildError, Gpa, GuestMemory, Pagemend};
 use pagemend_guest::deliver::Counts;
 
 use crate::boot::{self, BootError};
@@ -141,17 +141,11 @@ impl Vm {
         let told = Told::new(&kvm, chipset.vm(), &first, config.vcpus)?;
         let bell = Bell::new().map_err(VmError::Thread)?;
         let pagemend = {
-            let (hub, told, bell) = (hub.clone(), told.clone(), bell.clone());
-            let mut cause = Cause::ActionOptional;
+            let listener = told.listener(hub.clone(), bell.clone());
             let builder = blocks
                 .describe(&config.memory, Pagemend::builder())?
                 .early_kill(config.early)
-                .listen("guest", move |event| {
-                    told.hear(event, &mut cause, &bell);
-                    hub.tell(What::Mender {
-                        detail: event.clone(),
-                    });
-                });
+                .listen("guest", listener);
             Arc::new(builder.start()?)
         };
         let ram = blocks.guarded(&pagemend);
@@ -174,6 +168,7 @@ impl Vm {
             pagemend: Arc::clone(&pagemend),
             reports: owner.clone(),
             entry,
+            untold: config.untold,
         };
         let mut vm = Self {
             gate,
