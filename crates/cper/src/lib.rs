@@ -45,7 +45,7 @@
 
 extern crate alloc;
 
-//ACPI
+pub mod acpi;
 pub mod bits;
 pub mod error;
 pub mod guid;
@@ -54,6 +54,8 @@ mod input;
 #[cfg(feature = "json")]
 pub mod json;
 
+pub mod linux;
+pub mod log;
 pub mod record;
 pub mod section;
 pub mod severity;
