@@ -16,6 +16,7 @@ use line::Line;
 
 use crate::severity::Severity;
 use crate::status::StatusBlockBuilder;
+use crate::time::Timestamp;
 
 /// An error that the kernel logged.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -94,6 +95,8 @@ struct Open {
     sequence: Option<u32>,
     source: Option<u32>,
     severity: Option<Severity>,
+    /// Of the entry whose lines come next.
+    timestamp: Option<Timestamp>,
     entries: Vec<EntryText>,
 }
 
@@ -126,10 +129,14 @@ impl Reader {
         } else if let Some(open) = &mut self.open
             && open.sequence == sequence
         {
-            if text.trim_start().starts_with("Error ")
+            if let Some(timestamp) = line::timestamp(text) {
+                open.timestamp = Some(timestamp);
+            } else if text.trim_start().starts_with("Error ")
                 && let Some((_, severity)) = text.split_once(", type: ")
             {
-                open.entries.push(EntryText::new(line::severity(severity)));
+                let severity = line::severity(severity);
+                let timestamp = open.timestamp.take();
+                open.entries.push(EntryText::new(severity, timestamp));
             } else if let Some(entry) = open.entries.last_mut() {
                 entry.line(text);
             }
@@ -143,6 +150,7 @@ impl Reader {
             sequence,
             source: None,
             severity: None,
+            timestamp: None,
             entries: Vec::new(),
         });
     }

@@ -1,6 +1,7 @@
 //! Time stamps, in binary-coded decimal.
 
 use core::fmt;
+use core::str::FromStr;
 
 use crate::wire::wire;
 
@@ -101,6 +102,41 @@ impl fmt::Display for Civil {
     }
 }
 
+/// Text that is no moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a moment has the form 2026-01-31T23:59:59")]
+pub struct ParseCivilError;
+
+impl FromStr for Civil {
+    type Err = ParseCivilError;
+
+    /// Reads `2026-01-31T23:59:59`, with a space for the T if need be.
+    fn from_str(text: &str) -> Result<Self, ParseCivilError> {
+        let mut numbers = text.split(['-', 'T', ' ', ':']).map(|number| {
+            let digits = number.bytes().all(|byte| byte.is_ascii_digit());
+            digits.then(|| number.parse::<u16>().ok()).flatten()
+        });
+        let year = numbers.next().flatten();
+        let mut next = || u8::try_from(numbers.next()??).ok();
+        let mut parse = || {
+            Some(Self {
+                year: year?,
+                month: next()?,
+                day: next()?,
+                hour: next()?,
+                minute: next()?,
+                second: next()?,
+            })
+        };
+        let civil = parse().filter(Self::is_valid).ok_or(ParseCivilError)?;
+        numbers
+            .next()
+            .is_none()
+            .then_some(civil)
+            .ok_or(ParseCivilError)
+    }
+}
+
 const fn to_bcd(value: u8) -> u8 {
     value / 10 * 16 + value % 10
 }
@@ -112,6 +148,8 @@ fn from_bcd(value: u8) -> Option<u8> {
 
 #[cfg(test)]
 mod tests {
+    use alloc::string::ToString;
+
     use super::*;
 
     #[test]
@@ -129,12 +167,21 @@ mod tests {
         assert_eq!(stamp.hours, 0x09);
         assert!(stamp.is_precise());
         assert_eq!(stamp.civil(), Some(civil));
+        assert_eq!(civil.to_string().parse(), Ok(civil));
     }
 
     #[test]
     fn what_is_no_date_is_no_moment() {
         let stamp = Timestamp::default();
         assert_eq!(stamp.civil(), None);
+        for text in [
+            "",
+            "2026-11-21",
+            "2026-11-21 24:00:00",
+            "2026-11-21T09:30:00:00",
+        ] {
+            assert_eq!(text.parse::<Civil>(), Err(ParseCivilError), "{text}");
+        }
         let stamp = Timestamp {
             day: 1,
             month: 1,

@@ -31,6 +31,12 @@ fn a_memory_error_of_an_older_kernel_is_read_with_all_its_fields() {
     assert_eq!(block.header().severity(), Severity::Recoverable);
     let entry = block.entries().next().unwrap().unwrap();
     assert_eq!(entry.header.fru_text(), Some(&b"DIMM_B2"[..]));
+    let timestamp = entry.timestamp().unwrap();
+    assert!(timestamp.is_precise());
+    assert_eq!(
+        timestamp.civil().unwrap().to_string(),
+        "2026-11-21T09:30:00"
+    );
     let Ok(Section::Memory(memory)) = entry.section else {
         panic!("{entry:?}");
     };

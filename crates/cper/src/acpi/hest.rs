@@ -267,15 +267,30 @@ impl<'a> Hest<'a> {
     }
 
     /// Its sources, in order. The first that is damaged or unknown is the last that is given, because
-    /// where the next would start is not known then.
+    /// where the next would start is not known then; bytes behind the last are an error too.
     pub fn sources(&self) -> impl Iterator<Item = Result<Source<'a>, Error>> + use<'a> {
         let mut left = self.count;
         let mut input = self.sources;
         core::iter::from_fn(move || {
-            left = left.checked_sub(1)?;
-            let source = read_source(&mut input);
+            let source = match left.checked_sub(1) {
+                Some(fewer) => {
+                    left = fewer;
+                    read_source(&mut input)
+                }
+                None if input.bytes.is_empty() => return None,
+                None => {
+                    let length = input.bytes.len() as u64;
+                    let problem = "should be 0: the table has more than the sources that it counts";
+                    Err(Error::field(
+                        input.offset,
+                        "the number of bytes behind the last source",
+                        length,
+                        problem,
+                    ))
+                }
+            };
             if source.is_err() {
-                left = 0;
+                (left, input.bytes) = (0, &[]);
             }
             Some(source)
         })

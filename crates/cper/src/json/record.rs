@@ -12,7 +12,7 @@ use super::section::{section, section_to_json};
 use crate::guid::{Guid, notification_type, section_type};
 use crate::record::{Record, RecordBuilder, RecordHeader, SECTION_FLAGS, SectionDescriptor};
 use crate::severity::Severity;
-use crate::time::{Civil, Timestamp};
+use crate::time::Timestamp;
 
 /// Names of the values of a record's flags.
 const RECORD_FLAGS: [(u32, &str); 3] = [
@@ -200,27 +200,10 @@ pub(super) fn timestamp_from_json(node: &Node<'_>) -> Result<Option<Timestamp>, 
         Some(precise) => precise.boolean()?,
         None => false,
     };
-    let civil = parse_civil(field.text()?);
-    let timestamp = civil.and_then(|civil| Timestamp::new(civil, precise));
+    let text = field.text()?;
+    let civil = text.strip_suffix("+00:00").unwrap_or(text).parse();
+    let timestamp = civil.ok().and_then(|civil| Timestamp::new(civil, precise));
     timestamp.map(Some).ok_or_else(|| {
         field.error("this is no time in the form 2026-01-31T23:59:59+00:00".to_owned())
-    })
-}
-
-fn parse_civil(text: &str) -> Option<Civil> {
-    let text = text.strip_suffix("+00:00").unwrap_or(text);
-    let mut numbers = text.split(['-', 'T', ':']).map(|number| {
-        let digits = number.bytes().all(|byte| byte.is_ascii_digit());
-        digits.then(|| number.parse::<u16>().ok()).flatten()
-    });
-    let year = numbers.next()??;
-    let mut next = || u8::try_from(numbers.next()??).ok();
-    Some(Civil {
-        year,
-        month: next()?,
-        day: next()?,
-        hour: next()?,
-        minute: next()?,
-        second: next()?,
     })
 }

@@ -26,6 +26,7 @@ const KINDS: [(&str, Guid); 7] = [
 /// An entry being read.
 pub(super) struct EntryText {
     pub(super) severity: Severity,
+    timestamp: Option<Timestamp>,
     fru_id: Option<Guid>,
     fru_text: Option<String>,
     kind: Guid,
@@ -42,9 +43,10 @@ enum Built {
 }
 
 impl EntryText {
-    pub(super) fn new(severity: Severity) -> Self {
+    pub(super) fn new(severity: Severity, timestamp: Option<Timestamp>) -> Self {
         Self {
             severity,
+            timestamp,
             fru_id: None,
             fru_text: None,
             kind: Guid::default(),
@@ -124,7 +126,8 @@ impl EntryText {
             header.fru_text[..length].copy_from_slice(&text.as_bytes()[..length]);
             header.validation |= 2;
         }
-        block.entry(header, Timestamp::default(), &bytes);
+        header.validation |= u8::from(self.timestamp.is_some()) << 2;
+        block.entry(header, self.timestamp.unwrap_or_default(), &bytes);
         self.lines
     }
 }

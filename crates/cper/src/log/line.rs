@@ -1,6 +1,7 @@
 //! One line of a kernel log.
 
 use crate::severity::Severity;
+use crate::time::Timestamp;
 
 /// What the kernel puts before every line about a hardware error (include/linux/printk.h, `HW_ERR`).
 pub(super) const MARK: &str = "[Hardware Error]:";
@@ -50,6 +51,13 @@ fn page_fate(text: &str) -> Option<Line<'_>> {
         address: frame.checked_mul(4096)?,
         text: text.trim_end(),
     })
+}
+
+/// `precise tstamp: 2026-11-21 09:30:00`, or imprecise.
+pub(super) fn timestamp(text: &str) -> Option<Timestamp> {
+    let (precision, moment) = text.trim_start().split_once(" tstamp: ")?;
+    let civil = moment.trim_end().parse().ok()?;
+    Timestamp::new(civil, precision == "precise")
 }
 
 /// A severity by the kernel's word for it.
