@@ -34,7 +34,7 @@ pub use memory::{GuestMemory, MemoryError, MemoryKind, available_memory};
 pub use pool::resize_pool;
 pub use region::{RegionConfig, RegionError};
 pub use runtime::{
-    BuildError, Builder, Emulated, Inject, InjectError, Madvise, Pagemend, TooManyVcpus, VcpuFault,
-    VcpuThread,
+    BuildError, Builder, CorruptPfn, Emulated, Inject, InjectError, Madvise, Pagemend,
+    TooManyVcpus, VcpuFault, VcpuThread,
 };
 pub use uffd::{Origin, UffdError};

@@ -89,7 +89,7 @@ pub use pagemend_linux::guard::{self, GuardError, GuestRegion};
 #[cfg(feature = "vm-memory")]
 pub use pagemend_linux::guard::{GuardedMemory, GuardedRegion, poisoned_gpa};
 pub use pagemend_linux::{
-    BuildError, Builder, Emulated, GuestMemory, Inject, InjectError, Lease, LeaseError, Madvise,
-    MemoryError, MemoryKind, Origin, Pagemend, RegionConfig, RegionError, TooManyVcpus, UffdError,
-    VcpuFault, VcpuThread, available_memory, kernel_default, probe, resize_pool,
+    BuildError, Builder, CorruptPfn, Emulated, GuestMemory, Inject, InjectError, Lease, LeaseError,
+    Madvise, MemoryError, MemoryKind, Origin, Pagemend, RegionConfig, RegionError, TooManyVcpus,
+    UffdError, VcpuFault, VcpuThread, available_memory, kernel_default, probe, resize_pool,
 };

@@ -7,8 +7,10 @@ use std::thread;
 
 use pagemend_core::address::{Gpa, Hva, PageSize};
 use pagemend_core::ledger::Cause;
+use pagemend_core::mender::Mender;
 
 use super::{Shared, VcpuThread};
+use crate::host::LinuxHost;
 use crate::intake::notice::BUS_MCEERR_AO;
 use crate::intake::slot;
 use crate::mapping::advise;
@@ -30,11 +32,23 @@ pub enum InjectError {
         gpa: Gpa,
     },
     /// The process may not do that.
-    #[error("madvise(MADV_HWPOISON) needs CAP_SYS_ADMIN")]
-    NotPermitted,
+    #[error("{call} needs CAP_SYS_ADMIN: run as root, or use emulated errors")]
+    NotPermitted {
+        /// What was tried.
+        call: &'static str,
+    },
     /// The kernel cannot do that.
     #[error("this kernel has no CONFIG_MEMORY_FAILURE: use emulated errors")]
     NoMemoryFailure,
+    /// The kernel could, with a module that is not there.
+    #[error(
+        "there is no {file}: `modprobe hwpoison-inject`, and `mount -t debugfs debugfs \
+         /sys/kernel/debug` where that is empty"
+    )]
+    NoInjector {
+        /// What the module has.
+        file: &'static str,
+    },
     /// The kernel refused.
     #[error("{call}")]
     Call {
@@ -57,7 +71,10 @@ pub trait Inject: Send + Sync {
 }
 
 fn locate(shared: &Shared, gpa: Gpa) -> Result<Hva, InjectError> {
-    let mender = shared.mender();
+    locate_in(&shared.mender(), gpa)
+}
+
+pub(super) fn locate_in(mender: &Mender<LinuxHost>, gpa: Gpa) -> Result<Hva, InjectError> {
     if mender.ledger().contains(gpa) {
         return Err(InjectError::Lost { gpa: gpa.frame() });
     }
@@ -194,7 +211,9 @@ fn poison(hva: Hva) -> Result<(), InjectError> {
         return Ok(());
     }
     done.map_err(|source| match source.raw_os_error() {
-        Some(libc::EPERM) => InjectError::NotPermitted,
+        Some(libc::EPERM) => InjectError::NotPermitted {
+            call: "madvise(MADV_HWPOISON)",
+        },
         Some(libc::EINVAL) => InjectError::NoMemoryFailure,
         _ => call("madvise(MADV_HWPOISON)", source),
     })

@@ -1,6 +1,7 @@
 //! A running mender: the engine on its own thread, and the handle through which a VMM uses it.
 
 mod builder;
+mod corrupt;
 mod inject;
 mod thread;
 mod vcpu;
@@ -28,6 +29,7 @@ use crate::memory::GuestMemory;
 use crate::uffd::Origin;
 
 pub use builder::{BuildError, Builder};
+pub use corrupt::CorruptPfn;
 pub use inject::{Emulated, Inject, InjectError, Madvise};
 pub use vcpu::{TooManyVcpus, VcpuFault, VcpuThread};
 
@@ -184,6 +186,13 @@ impl Pagemend {
     /// and takes the page out of use until the machine is booted again.
     pub fn madvise_errors(&self) -> Madvise {
         Madvise::new(Arc::clone(&self.shared))
+    }
+
+    /// Makes the kernel find memory failed that nobody has touched, as a scrubber would: needs
+    /// CAP_SYS_ADMIN and the module hwpoison-inject, and takes the page out of use until the
+    /// machine is booted again.
+    pub fn corrupt_pfn_errors(&self) -> CorruptPfn {
+        CorruptPfn::new(Arc::clone(&self.shared))
     }
 }
 
