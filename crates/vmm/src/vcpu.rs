@@ -11,6 +11,7 @@ use crate::control::{Gate, Go};
 use crate::cpu::registers::{self, Registers};
 use crate::devices::{Demand, Ports};
 use crate::kick;
+use crate::seccomp::Filter;
 
 /// What a vCPU says to whoever steers the machine. The gate is closed before it is said, so the
 /// vCPU does not go on until it has been dealt with.
@@ -39,6 +40,7 @@ pub(crate) struct Surroundings {
     pub(crate) pagemend: Arc<Pagemend>,
     pub(crate) reports: Sender<Report>,
     pub(crate) entry: Entry,
+    pub(crate) filter: Arc<Filter>,
 }
 
 impl Vcpu {
@@ -77,6 +79,7 @@ impl Vcpu {
     }
 
     fn run_until_the_end(&mut self, around: &Surroundings) -> Result<(), String> {
+        around.filter.apply().map_err(|error| error.to_string())?;
         kick::listen(&self.fd).map_err(|error| error.to_string())?;
         let mut thread = around
             .pagemend

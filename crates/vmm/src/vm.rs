@@ -21,6 +21,7 @@ use crate::devices::{Demand, Ports};
 use crate::events::{Hub, What};
 use crate::kick;
 use crate::memory::{Blocks, Ram, RamError};
+use crate::seccomp::{self, SeccompError, Task};
 use crate::vcpu::{Report, Surroundings, Vcpu};
 
 /// Why there is no machine, or it could not be steered.
@@ -61,6 +62,9 @@ pub enum VmError {
         /// Why.
         source: io::Error,
     },
+    /// A thread cannot be confined.
+    #[error(transparent)]
+    Seccomp(#[from] SeccompError),
     /// A thread does not start.
     #[error("no thread for a vCPU")]
     Thread(#[source] io::Error),
@@ -122,6 +126,8 @@ impl Vm {
                         detail: event.clone(),
                     });
                 });
+            let filter = seccomp::filter(Task::Mender, config.seccomp)?;
+            let builder = builder.on_thread(move || filter.apply().map_err(io::Error::other));
             Arc::new(builder.start()?)
         };
         let ram = blocks.guarded(&pagemend);
@@ -129,7 +135,7 @@ impl Vm {
         ram.plug_in(chipset.vm())?;
         let ports = Ports {
             console: open_console(&config.console)?,
-            channel: open_channel(config.channel.as_deref())?,
+            channel: open_channel(&config)?,
         };
         chipset.wire(&ports)?;
         let entry = boot::load(&config.payload, &ram, config.vcpus)?;
@@ -142,6 +148,7 @@ impl Vm {
             pagemend: Arc::clone(&pagemend),
             reports: owner.clone(),
             entry,
+            filter: Arc::new(seccomp::filter(Task::Vcpu, config.seccomp)?),
         };
         let mut vm = Self {
             gate,
@@ -355,9 +362,10 @@ fn open_console(console: &Console) -> Result<Arc<SerialPort>, VmError> {
 }
 
 /// Connects the second serial port, and has a thread feed it what comes.
-fn open_channel(path: Option<&std::path::Path>) -> Result<Arc<SerialPort>, VmError> {
+fn open_channel(config: &VmConfig) -> Result<Arc<SerialPort>, VmError> {
+    let filter = seccomp::filter(Task::Input, config.seccomp)?;
     let open = || -> io::Result<Arc<SerialPort>> {
-        let Some(path) = path else {
+        let Some(path) = &config.channel else {
             return SerialPort::new(Box::new(io::sink())).map(Arc::new);
         };
         let mut stream = UnixStream::connect(path)?;
@@ -366,6 +374,9 @@ fn open_channel(path: Option<&std::path::Path>) -> Result<Arc<SerialPort>, VmErr
         thread::Builder::new()
             .name("channel".to_owned())
             .spawn(move || {
+                if let Err(error) = filter.apply() {
+                    return tracing::error!(%error, "the channel has no input");
+                }
                 let mut bytes = [0; 256];
                 while let Ok(len @ 1..) = stream.read(&mut bytes) {
                     if fed.feed(&bytes[..len]).is_err() {

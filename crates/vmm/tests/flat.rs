@@ -2,6 +2,7 @@
 
 use pagemend::{Gpa, MemoryKind, Policy};
 use pagemend_vmm::guests::touch;
+use pagemend_vmm::seccomp::Seccomp;
 use pagemend_vmm::{Console, CpuModel, End, MemoryConfig, Payload, Phase, Untold, Vm, VmConfig};
 
 const MIB: u64 = 1 << 20;
@@ -20,6 +21,7 @@ fn config(vcpus: u8) -> VmConfig {
         channel: None,
         untold: Untold::Stop,
         early: true,
+        seccomp: Seccomp::On,
     }
 }
 

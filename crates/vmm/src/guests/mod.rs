@@ -1,6 +1,7 @@
 //! Small guests of our own, for measuring and for tests on hosts whose KVM runs no Linux. They are
 //! written for [`Payload::Flat`](crate::Payload::Flat).
 
+pub mod echo;
 pub mod touch;
 
 /// The bytes between two labels of `global_asm!`.
