@@ -20,13 +20,13 @@ pub const SCHEMA: &str = "pagemend.event/1";
 pub struct Event {
     /// Name and version of this form: [`SCHEMA`].
     pub schema: &'static str,
-    /// Which fault, counted from 1: ties the events of one fault together.
+    /// Which fault, counted from 1: ties the events of one fault together. 0 at a reset.
     pub fault: u64,
     /// When the step ended.
     pub time: Timestamp,
     /// How long the step took, in nanoseconds.
     pub duration_ns: u64,
-    /// The page that the kernel took away.
+    /// The page that the kernel took away, or that is renewed at a reset.
     pub page: GpaRange,
     /// What happened.
     #[serde(flatten)]
@@ -79,7 +79,8 @@ pub enum Step {
         /// Where pages are smaller than fit.
         reasons: Vec<Reason>,
     },
-    /// A step failed; the page is as it was, and will be abandoned, or recorded unmarked.
+    /// A step failed; the page is as it was, and will be abandoned, or recorded unmarked. At a
+    /// reset, what was lost of it is lost still.
     Fail {
         /// Which step and what the host said.
         reason: Reason,
@@ -90,6 +91,26 @@ pub enum Step {
         lost: Vec<GpaRange>,
         /// Bytes in them.
         lost_bytes: u64,
+    },
+    /// At a reset, a page has got fresh memory.
+    Renew {
+        /// What reads zero from now on: it was lost.
+        zeroed: Vec<GpaRange>,
+        /// What the page consists of now.
+        segments: Vec<Segment>,
+        /// Where pages are smaller than configured.
+        reasons: Vec<Reason>,
+    },
+    /// The guest was reset, and the ledger cleared. The page of this event is all of guest memory,
+    /// from its first byte to its last.
+    Reset {
+        /// Pages that got fresh memory.
+        renewed_pages: u64,
+        /// Frames that the ledger forgot.
+        cleared_frames: u64,
+        /// Frames that are lost still, because their page could not get fresh memory: the ledger has
+        /// them as new losses, which this event tells.
+        lost: Vec<GpaRange>,
     },
     /// The fault is answered.
     Done {

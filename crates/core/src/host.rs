@@ -6,21 +6,37 @@
 use crate::address::{Gpa, GpaRange, Hva, PageSize};
 use crate::event::Event;
 use crate::fault::{Condition, Fault};
-use crate::map::Segment;
+use crate::map::{Segment, Source};
 use crate::plan::{Capabilities, Reason};
 use crate::time::Timestamp;
 
 /// The page that new memory is staged for.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Target {
     /// Where the guest sees it.
     pub page: GpaRange,
     /// Where this process sees it.
     pub hva: Hva,
-    /// The segment that it is part of, as it was when the fault came.
-    pub segment: Segment,
+    /// What it consists of now, in order, covering exactly the page.
+    pub segments: Vec<Segment>,
+    /// What in it is marked lost, ordered and apart: none in a page that is poisoned whole.
+    pub marked: Vec<GpaRange>,
     /// The largest page size that the new memory may have.
     pub largest: PageSize,
+}
+
+impl Target {
+    /// Where the byte at `offset` of the page comes from, and how many bytes go on from there in
+    /// the same segment. `None` where no file has it.
+    pub fn source_at(&self, offset: u64) -> Option<(Source, u64)> {
+        let gpa = self.page.at(offset)?;
+        let segment = self
+            .segments
+            .iter()
+            .find(|segment| segment.gpa.contains(gpa))?;
+        let source = segment.source_of(gpa)?;
+        Some((source, segment.gpa.end().get() - gpa.get()))
+    }
 }
 
 /// What one salvage read gave.
@@ -46,7 +62,8 @@ pub struct Swapped {
 ///
 /// A page goes through `claim`, `stage`, `salvage`, `poison`, `swap` and `release` in this order.
 /// Until `swap` succeeds nothing that the guest can see may change: the old mapping stays, and
-/// every touch of it goes on faulting.
+/// every touch of it goes on faulting. At a reset, when the guest stands still, what is swapped may
+/// be memory that can be touched; there nothing is marked, and after `swap` comes `retire`.
 pub trait Host {
     /// New memory for one page that the guest does not see yet. Dropping it gives it back.
     type Stage;
@@ -72,8 +89,8 @@ pub trait Host {
     /// Gets new, zeroed memory for a page with the settings of the old.
     fn stage(&mut self, target: &Target) -> Result<Self::Stage, Self::Error>;
 
-    /// Reads up to `len` bytes at `offset` of the poisoned page into the same place of the stage,
-    /// in one read. Of one page the offsets only go up, from its start to its end.
+    /// Reads up to `len` bytes at `offset` of the page as it is now into the same place of the
+    /// stage, in one read. Of one page the offsets only go up; what is left out stays zero.
     fn salvage(
         &mut self,
         stage: &mut Self::Stage,
@@ -87,6 +104,14 @@ pub trait Host {
     /// Puts the stage in the page's place, for all threads at once. On failure the old mapping is
     /// there as it was.
     fn swap(&mut self, stage: Self::Stage) -> Result<Swapped, Self::Error>;
+
+    /// Gives lost memory of 4 KiB pages fresh zeroed memory of the same kind, where it is. On failure
+    /// every touch of it goes on faulting.
+    fn renew(&mut self, frame: &Target) -> Result<(), Self::Error>;
+
+    /// Memory that a swap had put in a page's place is not the guest's any more: gives it back. Of
+    /// what the VMM has brought, nothing changes.
+    fn retire(&mut self, segments: &[Segment]);
 
     /// Makes every touch of a frame fault that the kernel has left mapped although its memory
     /// failed. What the frame holds is lost.

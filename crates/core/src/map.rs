@@ -316,6 +316,18 @@ impl MemoryMap {
         })
     }
 
+    /// What `range` consists of, in order: the segments that share addresses with it, cut to it.
+    pub fn segments_in(&self, range: &GpaRange) -> Vec<Segment> {
+        let mut parts: Vec<Segment> = self
+            .segments
+            .range(..range.end())
+            .rev()
+            .map_while(|(_, segment)| segment.part(range))
+            .collect();
+        parts.reverse();
+        parts
+    }
+
     /// Puts `pieces` in the place of what is in `range` now, and joins what goes on in its
     /// neighbour. `range` must lie in one region and `pieces`, in order, must cover exactly it.
     pub fn replace(&mut self, range: GpaRange, pieces: &[Segment]) -> Result<(), MapError> {

@@ -8,15 +8,20 @@
 //! The mender handles one fault at a time, which is what makes a huge page be mended once: a
 //! fault that arrives for the same page meanwhile finds it in order when its turn comes.
 
-use crate::address::{FRAME_SIZE, Gpa, GpaRange, PageSize};
+mod replace;
+mod reset;
+
+use crate::address::{Gpa, GpaRange, PageSize};
 use crate::event::{Event, SCHEMA, Step, Totals};
 use crate::fault::{Condition, Evidence, Fault, Verdict};
-use crate::host::{Host, Salvaged, Swapped, Target};
+use crate::host::{Host, Target};
 use crate::ledger::{Cause, Ledger, RecipientId};
 use crate::map::{MapError, MemoryMap, Region};
 use crate::plan::{Action, Case, Plan, Reason, plan};
 use crate::policy::Policy;
 use crate::time::Timestamp;
+
+pub use reset::Reset;
 
 /// Handles faults on a host, and owns the map and the ledger of one guest.
 #[derive(Debug)]
@@ -28,9 +33,18 @@ pub struct Mender<H> {
     totals: Totals,
 }
 
+/// What the events of one page's way have in common.
+struct Trail {
+    /// Which fault; 0 at a reset.
+    fault: u64,
+    page: GpaRange,
+    /// When the step before this one ended.
+    mark: Timestamp,
+}
+
 /// A fault on its way, with what was found out about it.
 struct Job {
-    id: u64,
+    trail: Trail,
     cause: Cause,
     gpa: Gpa,
     target: Target,
@@ -39,8 +53,6 @@ struct Job {
     exposed: bool,
     /// When the fault arrived.
     arrived: Timestamp,
-    /// When the step before this one ended.
-    mark: Timestamp,
 }
 
 impl Job {
@@ -51,12 +63,6 @@ impl Job {
     fn frame(&self) -> GpaRange {
         GpaRange::page(self.gpa, PageSize::SIZE_4K)
     }
-}
-
-/// What came of an attempt to mend.
-struct Salvage {
-    recovered_bytes: u64,
-    lost: Vec<GpaRange>,
 }
 
 impl<H: Host> Mender<H> {
@@ -126,19 +132,23 @@ impl<H: Host> Mender<H> {
         });
         let unit = segment.backing.unit_of_loss(segment.page_size);
         let mut job = Job {
-            id: self.totals.faults,
+            trail: Trail {
+                fault: self.totals.faults,
+                page,
+                mark: arrived,
+            },
             cause: fault.cause,
             gpa,
             target: Target {
                 page,
                 hva: fault.address.align_down(unit),
-                segment,
+                segments: self.map.segments_in(&page),
+                marked: vec![],
                 largest: unit,
             },
             policy: region.policy,
             exposed: false,
             arrived,
-            mark: arrived,
         };
         let configured = region.was_configured_with(&segment);
         let region = region.name.clone();
@@ -168,7 +178,7 @@ impl<H: Host> Mender<H> {
             }
         }
         let cause = fault.cause;
-        self.publish(&mut job, Step::Fault { region, gpa, cause });
+        self.publish(&mut job.trail, Step::Fault { region, gpa, cause });
         self.carry_out(&mut job, plan)
     }
 
@@ -182,11 +192,11 @@ impl<H: Host> Mender<H> {
             action,
             reasons: reasons.clone(),
         };
-        self.publish(job, planned);
+        self.publish(&mut job.trail, planned);
         let done = match action {
             Action::Record | Action::Keep => {
                 if let Err(reason) = self.isolate(job) {
-                    reasons.push(self.fail(job, reason));
+                    reasons.push(self.fail(&mut job.trail, reason));
                 }
                 self.record(job, &[job.frame()]);
                 self.totals.recorded += 1;
@@ -196,7 +206,7 @@ impl<H: Host> Mender<H> {
             Action::Mend | Action::Discard => match self.replace(job, action) {
                 Ok(()) => action,
                 Err(reason) => {
-                    reasons.push(self.fail(job, reason));
+                    reasons.push(self.fail(&mut job.trail, reason));
                     self.abandon(job)
                 }
             },
@@ -204,11 +214,11 @@ impl<H: Host> Mender<H> {
         self.answer(job, Some(done), reasons)
     }
 
-    fn fail(&mut self, job: &mut Job, reason: Reason) -> Reason {
+    fn fail(&mut self, trail: &mut Trail, reason: Reason) -> Reason {
         let step = Step::Fail {
             reason: reason.clone(),
         };
-        self.publish(job, step);
+        self.publish(trail, step);
         reason
     }
 
@@ -219,7 +229,9 @@ impl<H: Host> Mender<H> {
         }
         let isolated = self.host.isolate(&job.target);
         let marked_bytes = job.page().len();
-        self.passed(job, isolated, "isolate", |()| Step::Poison { marked_bytes })
+        self.passed(&mut job.trail, isolated, "isolate", |()| Step::Poison {
+            marked_bytes,
+        })
     }
 
     /// The whole page is lost and stays poisoned: what every way that fails comes down to.
@@ -227,95 +239,6 @@ impl<H: Host> Mender<H> {
         self.record(job, &[job.page()]);
         self.totals.abandoned += 1;
         Action::Abandon
-    }
-
-    /// Puts new memory in the page's place, between a claim and its release.
-    fn replace(&mut self, job: &mut Job, action: Action) -> Result<(), Reason> {
-        let claimed = self.host.claim(job.page());
-        self.passed(job, claimed, "claim", |()| Step::Claim)?;
-        let replaced = match action {
-            Action::Mend => self.mend(job),
-            _ => self.discard(job),
-        };
-        self.host.release(job.page());
-        replaced
-    }
-
-    fn mend(&mut self, job: &mut Job) -> Result<(), Reason> {
-        // A page of the old size cannot have a lost frame in it; one that lost nothing is rare
-        // enough to live with smaller pages too.
-        job.target.largest = job.target.largest.next_smaller();
-        let staged = self.host.stage(&job.target);
-        let mut stage = self.passed(job, staged, "stage", |_| Step::Stage)?;
-
-        let Salvage {
-            recovered_bytes,
-            lost,
-        } = self.salvage(job, &mut stage)?;
-        if recovered_bytes == 0 {
-            return Err(Reason::NothingSalvaged);
-        }
-        let poisoned = self.host.poison(&mut stage, &lost);
-        let marked_bytes = lost.iter().map(GpaRange::len).sum();
-        self.passed(job, poisoned, "poison", |()| Step::Poison { marked_bytes })?;
-
-        self.swap(job, stage)?;
-        self.record(job, &lost);
-        self.totals.mended += 1;
-        self.totals.recovered_bytes += recovered_bytes;
-        Ok(())
-    }
-
-    /// Everybody hears that all of it is lost before anybody can read a zero.
-    fn discard(&mut self, job: &mut Job) -> Result<(), Reason> {
-        let staged = self.host.stage(&job.target);
-        let stage = self.passed(job, staged, "stage", |_| Step::Stage)?;
-        self.record(job, &[job.page()]);
-        self.swap(job, stage)?;
-        self.totals.discarded += 1;
-        Ok(())
-    }
-
-    /// Reads all that can be read, in as few reads as the errors allow: on a poisoned page each
-    /// read costs a scan of all the rest of it, however little is asked for (`hugetlbfs_read_iter`).
-    fn salvage(&mut self, job: &mut Job, stage: &mut H::Stage) -> Result<Salvage, Reason> {
-        let page = job.page();
-        // What has been told lost stays lost, even where it could be read.
-        let mut lost: Vec<GpaRange> = self.ledger.runs_in(&page).collect();
-        let mut offset = 0;
-        while offset < page.len() {
-            match self.host.salvage(stage, offset, page.len() - offset) {
-                Ok(Salvaged::Bytes(bytes)) => offset += bytes,
-                Ok(Salvaged::Unreadable) => {
-                    let frame = offset - offset % FRAME_SIZE;
-                    lost.extend(page.slice(frame, FRAME_SIZE));
-                    offset = frame + FRAME_SIZE;
-                }
-                Err(error) => return Err(failed("salvage", &error)),
-            }
-        }
-        let lost = joined(lost);
-        let lost_bytes: u64 = lost.iter().map(GpaRange::len).sum();
-        let recovered_bytes = page.len() - lost_bytes;
-        let step = Step::Salvage {
-            recovered_bytes,
-            lost: lost.clone(),
-        };
-        self.publish(job, step);
-        Ok(Salvage {
-            recovered_bytes,
-            lost,
-        })
-    }
-
-    fn swap(&mut self, job: &mut Job, stage: H::Stage) -> Result<(), Reason> {
-        let swapped = self.host.swap(stage);
-        let Swapped { segments, reasons } = swapped.map_err(|error| failed("swap", &error))?;
-        self.map
-            .replace(job.page(), &segments)
-            .expect("a host's swap covers exactly the page");
-        self.publish(job, Step::Swap { segments, reasons });
-        Ok(())
     }
 
     /// Puts into the ledger what of `lost` is not there yet, and tells everyone who listens.
@@ -341,7 +264,12 @@ impl<H: Host> Mender<H> {
             lost: added,
             lost_bytes,
         };
-        self.publish(job, step);
+        self.publish(&mut job.trail, step);
+        self.told();
+    }
+
+    /// Everybody who listens has heard of all losses up to now.
+    fn told(&mut self) {
         let told = self.ledger.generation();
         for recipient in &self.recipients {
             self.ledger.tell_before(*recipient, told);
@@ -362,37 +290,37 @@ impl<H: Host> Mender<H> {
             reasons,
             total_ns,
         };
-        self.publish(job, done);
+        self.publish(&mut job.trail, done);
         verdict
     }
 
     /// Publishes a step that passed, or turns its error into the reason.
     fn passed<T>(
         &mut self,
-        job: &mut Job,
+        trail: &mut Trail,
         result: Result<T, H::Error>,
         name: &'static str,
         step: impl FnOnce(&T) -> Step,
     ) -> Result<T, Reason> {
         let value = result.map_err(|error| failed(name, &error))?;
         let step = step(&value);
-        self.publish(job, step);
+        self.publish(trail, step);
         Ok(value)
     }
 
-    fn publish(&mut self, job: &mut Job, step: Step) {
+    fn publish(&mut self, trail: &mut Trail, step: Step) {
         let time = self.host.now();
         let event = Event {
             schema: SCHEMA,
-            fault: job.id,
+            fault: trail.fault,
             time,
-            duration_ns: time.since(job.mark),
-            page: job.page(),
+            duration_ns: time.since(trail.mark),
+            page: trail.page,
             step,
         };
         self.host.publish(&event);
         // What listeners take is not part of the next step.
-        job.mark = self.host.now();
+        trail.mark = self.host.now();
     }
 }
 
@@ -408,21 +336,4 @@ fn failed(step: &str, error: &dyn std::error::Error) -> Reason {
         step: step.to_owned(),
         error: text,
     }
-}
-
-/// The same bytes as maximal ranges, ordered and apart.
-fn joined(mut ranges: Vec<GpaRange>) -> Vec<GpaRange> {
-    ranges.sort_unstable_by_key(GpaRange::start);
-    let mut joined: Vec<GpaRange> = Vec::with_capacity(ranges.len());
-    for range in ranges {
-        match joined.last_mut() {
-            Some(last) if range.start() <= last.end() => {
-                let end = last.end().max(range.end());
-                *last = GpaRange::new(last.start(), end.get() - last.start().get())
-                    .expect("it ends where one of the two does");
-            }
-            _ => joined.push(range),
-        }
-    }
-    joined
 }

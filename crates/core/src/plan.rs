@@ -154,7 +154,7 @@ impl Plan {
 pub fn plan(case: &Case<'_>) -> Plan {
     let unit = case.segment.backing.unit_of_loss(case.segment.page_size);
     match case.policy {
-        Policy::Discard => Plan::unless(cannot_follow(case).collect(), Action::Discard),
+        Policy::Discard => Plan::unless(cannot_follow(case.consumers).collect(), Action::Discard),
         // Nothing else than the lost frame is gone, so there is nothing to bring back, and
         // nothing to keep.
         _ if !unit.is_huge() => Plan::of(Action::Record),
@@ -186,12 +186,13 @@ fn cannot_mend(case: &Case<'_>) -> Vec<Reason> {
     ]
     .into_iter()
     .filter_map(|(holds, reason)| holds.then_some(reason))
-    .chain(cannot_follow(case))
+    .chain(cannot_follow(case.consumers))
     .collect()
 }
 
-fn cannot_follow(case: &Case<'_>) -> impl Iterator<Item = Reason> {
-    let stuck = case.consumers.iter().filter(|consumer| !consumer.follows);
+/// Why memory under `consumers` must not be swapped, one reason for each.
+pub(crate) fn cannot_follow(consumers: &[Consumer]) -> impl Iterator<Item = Reason> {
+    let stuck = consumers.iter().filter(|consumer| !consumer.follows);
     stuck.map(|consumer| Reason::ConsumerCannotFollow {
         name: consumer.name.clone(),
     })

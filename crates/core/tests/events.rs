@@ -78,13 +78,27 @@ fn steps() -> Vec<Step> {
             total_ns: 310_000,
         },
         Step::Fail { reason: failed },
+        Step::Renew {
+            zeroed: vec![range(0x4000_3000, 4096)],
+            segments: vec![Segment {
+                page_size: PageSize::SIZE_2M,
+                backing: Backing::Hugetlb,
+                ..segment
+            }],
+            reasons: vec![],
+        },
+        Step::Reset {
+            renewed_pages: 1,
+            cleared_frames: 1,
+            lost: vec![],
+        },
     ]
 }
 
 fn events() -> Vec<Event> {
     let event = |(number, step): (u64, Step)| Event {
         schema: SCHEMA,
-        fault: 1,
+        fault: u64::from(!matches!(step, Step::Renew { .. } | Step::Reset { .. })),
         time: Timestamp::from_nanos(1_790_000_000_000_000_000 + number * 80_000),
         duration_ns: 79_000,
         page: range(0x4000_0000, 2 << 20),

@@ -61,6 +61,14 @@ impl Emulation {
         self.faulting.retain(|start, _| !page.contains(*start));
     }
 
+    /// A frame has fresh memory where it was.
+    pub(crate) fn renewed(&mut self, frame: HvaRange, source: Option<Source>) {
+        self.replaced(frame);
+        if let Some(source) = source {
+            self.unreadable.remove(&(source.file, source.offset));
+        }
+    }
+
     /// How many of `len` bytes at `source` can be read: up to the first unreadable frame.
     pub(crate) fn readable(&self, source: Source, len: u64) -> u64 {
         let frame = source.offset - source.offset % FRAME_SIZE;

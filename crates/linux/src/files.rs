@@ -108,6 +108,14 @@ impl Files {
         })
     }
 
+    /// Gives back memory that was cut from a file of ours; of a VMM's file, nothing.
+    pub(crate) fn give_back(&self, source: Source, len: u64) {
+        let inner = self.lock();
+        if inner.cut.values().any(|cut| cut.file == source.file) {
+            punch(&inner.open[source.file.0 as usize], source.offset, len);
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Inner> {
         // Nothing that can panic happens while it is held half changed.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
@@ -143,13 +151,19 @@ impl Extent {
         )?)
     }
 
+    /// What a swap has put into the guest before.
+    pub(crate) fn in_use(files: &Arc<Files>, source: Source, len: u64) -> Self {
+        Self {
+            files: Arc::clone(files),
+            source,
+            len,
+            kept: true,
+        }
+    }
+
     /// Gives back the memory of `len` bytes at `at`.
     pub(crate) fn give_back(&self, at: u64, len: u64) {
-        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        let offset = self.source.offset + at;
-        if let Err(error) = rustix::fs::fallocate(self.fd(), flags, offset, len) {
-            tracing::warn!(%error, len, "staged memory could not be given back");
-        }
+        punch(self.fd(), self.source.offset + at, len);
     }
 
     /// It is the guest's memory now.
@@ -163,6 +177,13 @@ impl Drop for Extent {
         if !self.kept {
             self.give_back(0, self.len);
         }
+    }
+}
+
+fn punch(file: impl AsFd, offset: u64, len: u64) {
+    let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+    if let Err(error) = rustix::fs::fallocate(file, flags, offset, len) {
+        tracing::warn!(%error, len, "memory could not be given back");
     }
 }
 

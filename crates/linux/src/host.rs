@@ -5,11 +5,11 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use pagemend_core::address::{FRAME_SIZE, Gpa, GpaRange, Hva, HvaRange, PageSize};
+use pagemend_core::address::{Gpa, GpaRange, Hva, HvaRange, PageSize};
 use pagemend_core::event::Event;
 use pagemend_core::fault::{Condition, Evidence, Fault};
 use pagemend_core::host::{Host, Salvaged, Swapped, Target};
-use pagemend_core::map::{Backing, Segment, Source};
+use pagemend_core::map::{Backing, Segment};
 use pagemend_core::plan::Capabilities;
 use pagemend_core::time::Timestamp;
 use rustix::pipe::PipeFlags;
@@ -18,7 +18,7 @@ use crate::emulate::Emulation;
 use crate::files::Files;
 use crate::intake::notice;
 use crate::lease::{LeaseHeld, Leases};
-use crate::mapping::{FileView, Mapping, advise};
+use crate::mapping::Mapping;
 use crate::settings::{NumaPolicy, Settings};
 use crate::stage::Stage;
 use crate::uffd::Uffd;
@@ -54,7 +54,7 @@ pub(crate) enum HostError {
     },
 }
 
-fn call(call: &'static str) -> impl FnOnce(io::Error) -> HostError {
+pub(crate) fn call(call: &'static str) -> impl FnOnce(io::Error) -> HostError {
     move |source| HostError::Call { call, source }
 }
 
@@ -116,7 +116,7 @@ impl LookingGlass {
 }
 
 impl LinuxHost {
-    fn settings_at(&self, hva: Hva) -> Settings {
+    pub(crate) fn settings_at(&self, hva: Hva) -> Settings {
         let region = self.regions.iter().find(|region| region.hva.contains(hva));
         region.map_or_else(Settings::default, |region| region.settings)
     }
@@ -155,79 +155,10 @@ impl LinuxHost {
             minor_faults(segment.backing),
         )
     }
-
-    /// One read of the old page, as the kernel answers it: short before an unreadable frame, EIO
-    /// at one.
-    fn read(&self, source: Source, to: *mut u8, len: u64) -> Result<usize, io::Error> {
-        let readable = self.emulation.readable(source, len);
-        if readable == 0 {
-            return Err(io::Error::from_raw_os_error(libc::EIO));
-        }
-        let file = self.files.get(source.file);
-        // SAFETY: the caller has `len` bytes at `to` that nobody else uses.
-        let read = unsafe {
-            libc::pread(
-                file.as_raw_fd(),
-                to.cast(),
-                readable as usize,
-                source.offset as libc::off_t,
-            )
-        };
-        usize::try_from(read).map_err(|_| io::Error::last_os_error())
-    }
-
-    fn bounce(&mut self) -> Result<&Mapping, HostError> {
-        let bounce = match self.bounce.take() {
-            Some(bounce) => bounce,
-            None => bounce_buffer().map_err(call("getting a bounce buffer"))?,
-        };
-        Ok(self.bounce.insert(bounce))
-    }
-
-    /// Puts the old mapping back after a swap that failed halfway.
-    fn restore(&mut self, target: &Target) {
-        let range = HvaRange::new(target.hva, target.page.len()).expect("it is guest memory");
-        let settings = self.settings_at(target.hva);
-        let failed = self.emulation.faults_at(target.hva);
-        let restored = match target.segment.source_of(target.page.start()) {
-            Some(source) => map_again(range, source, &self.files),
-            None => Err(io::ErrorKind::NotFound.into()),
-        };
-        let restored = restored.and_then(|()| settings.apply(range));
-        if failed {
-            self.emulation.replaced(range);
-            if let Err(error) =
-                self.emulate_failure(&target.segment, target.page.start(), target.hva)
-            {
-                tracing::error!(%error, page = %target.page, "an emulated failure is gone");
-            }
-        }
-        if let Err(error) = restored.and_then(|()| settings.lock(range)) {
-            tracing::error!(%error, page = %target.page, "a page without memory: touching it is SIGSEGV");
-        }
-    }
-}
-
-fn map_again(range: HvaRange, source: Source, files: &Files) -> io::Result<()> {
-    // SAFETY: MAP_FIXED over the guest memory that was there until a moment ago.
-    let mapped = unsafe {
-        libc::mmap(
-            range.start().get() as *mut _,
-            range.len() as usize,
-            libc::PROT_READ | libc::PROT_WRITE,
-            libc::MAP_SHARED | libc::MAP_FIXED | libc::MAP_NORESERVE,
-            files.get(source.file).as_raw_fd(),
-            source.offset as libc::off_t,
-        )
-    };
-    match mapped == libc::MAP_FAILED {
-        true => Err(io::Error::last_os_error()),
-        false => Ok(()),
-    }
 }
 
 /// Whether userfaultfd has minor faults for it: where a file keeps what is unmapped.
-fn minor_faults(backing: Backing) -> bool {
+pub(crate) fn minor_faults(backing: Backing) -> bool {
     matches!(backing, Backing::Hugetlb | Backing::Shmem)
 }
 
@@ -285,53 +216,25 @@ impl Host for LinuxHost {
     fn stage(&mut self, target: &Target) -> Result<Stage, HostError> {
         let settings = self.settings_at(target.hva);
         let policy = self.numa_policy(target);
-        Stage::new(&self.files, *target, settings, policy).map_err(call("getting new memory"))
+        Stage::new(&self.files, target.clone(), settings, policy)
+            .map_err(call("getting new memory"))
     }
 
     fn salvage(&mut self, stage: &mut Stage, offset: u64, len: u64) -> Result<Salvaged, HostError> {
-        let target = *stage.target();
-        let gpa = target.page.at(offset).ok_or(HostError::NoFile)?;
-        let source = target.segment.source_of(gpa).ok_or(HostError::NoFile)?;
-        let bounced = target.page.len() <= BOUNCE;
-        let base = match bounced {
-            true => self.bounce()?.at(0),
-            false => stage.fill_at(0),
-        };
-        let (salvaged, end) = match self.read(source, base.wrapping_add(offset as usize), len) {
-            Ok(0) => {
-                return Err(HostError::FileEnds {
-                    offset: source.offset,
-                });
-            }
-            Ok(read) => (Salvaged::Bytes(read as u64), offset + read as u64),
-            Err(error) if error.raw_os_error() == Some(libc::EIO) => {
-                let frame = offset - offset % FRAME_SIZE;
-                if bounced {
-                    // The buffer holds bytes of the page before.
-                    // SAFETY: the frame lies in the page, and the buffer holds a page.
-                    unsafe { base.add(frame as usize).write_bytes(0, FRAME_SIZE as usize) };
-                }
-                (Salvaged::Unreadable, frame + FRAME_SIZE)
-            }
-            Err(error) => return Err(call("reading the poisoned page")(error)),
-        };
-        if bounced && end == target.page.len() {
-            // SAFETY: our own buffer, all of which has been written since the page's first read.
-            let bytes = unsafe { std::slice::from_raw_parts(base, end as usize) };
-            stage.write(bytes).map_err(call("writing to new memory"))?;
-        }
-        Ok(salvaged)
+        self.salvage_into(stage, offset, len)
     }
 
     fn poison(&mut self, stage: &mut Stage, lost: &[GpaRange]) -> Result<(), HostError> {
+        self.finish_filling(stage)?;
         let uffd = self.uffd.as_ref().ok_or(HostError::NoUserfaultfd)?;
         stage
             .mark(&self.files, uffd, lost)
             .map_err(call("marking the lost frames"))
     }
 
-    fn swap(&mut self, stage: Stage) -> Result<Swapped, HostError> {
-        let target = *stage.target();
+    fn swap(&mut self, mut stage: Stage) -> Result<Swapped, HostError> {
+        self.finish_filling(&mut stage)?;
+        let target = stage.target().clone();
         let uffd = self.uffd.clone();
         let files = Arc::clone(&self.files);
         let swapped = stage.swap(&files, uffd.as_deref(), || self.restore(&target));
@@ -342,10 +245,24 @@ impl Host for LinuxHost {
         Ok(swapped)
     }
 
+    fn renew(&mut self, frame: &Target) -> Result<(), HostError> {
+        self.renew_in_place(frame)
+            .map_err(call("renewing a lost frame"))
+    }
+
+    fn retire(&mut self, segments: &[Segment]) {
+        for segment in segments {
+            if let Some(source) = segment.source {
+                self.files.give_back(source, segment.gpa.len());
+            }
+        }
+    }
+
     fn isolate(&mut self, frame: &Target) -> Result<(), HostError> {
         let uffd = self.uffd.as_ref().ok_or(HostError::NoUserfaultfd)?;
         let range = HvaRange::new(frame.hva, frame.page.len()).expect("it is guest memory");
-        uffd.poison_in_use(range, minor_faults(frame.segment.backing))
+        let backing = frame.segments[0].backing;
+        uffd.poison_in_use(range, minor_faults(backing))
             .map_err(call("marking the lost frame"))
     }
 
@@ -359,27 +276,4 @@ impl Host for LinuxHost {
             });
         }
     }
-}
-
-/// Bytes in the bounce buffer: the largest page that is salvaged through it, and then written to new
-/// memory all at once. The kernel zeroes memory that it maps, but none that is written whole; and two
-/// copies through the caches take less time than zeroing and one copy.
-const BOUNCE: u64 = 2 << 20;
-
-/// A buffer that is one huge page where there is one.
-fn bounce_buffer() -> io::Result<Mapping> {
-    let file = rustix::fs::memfd_create("pagemend-bounce", rustix::fs::MemfdFlags::CLOEXEC)?;
-    rustix::fs::ftruncate(&file, BOUNCE)?;
-    let mapping = Mapping::reserve(BOUNCE, PageSize::SIZE_2M)?;
-    mapping.map(
-        &file,
-        FileView {
-            at: 0,
-            len: BOUNCE,
-            offset: 0,
-        },
-    )?;
-    // SAFETY: advice on a buffer that is still empty.
-    unsafe { advise(mapping.hva(), BOUNCE, libc::MADV_POPULATE_WRITE) }?;
-    Ok(mapping)
 }

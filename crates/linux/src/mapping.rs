@@ -169,6 +169,23 @@ pub(crate) unsafe fn advise(hva: Hva, len: u64, advice: libc::c_int) -> io::Resu
     }
 }
 
+/// Whether there is memory for the frame at `range`, here or in its file.
+pub(crate) fn resident(range: HvaRange) -> io::Result<bool> {
+    let mut residency = 0u8;
+    // SAFETY: one byte for one frame.
+    let done = unsafe {
+        libc::mincore(
+            range.start().get() as *mut _,
+            PageSize::SIZE_4K.bytes() as usize,
+            &raw mut residency,
+        )
+    };
+    match done {
+        0 => Ok(residency & 1 != 0),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// Makes a range with poison marks a mapping of its own, because the kernel drops the marks when it
 /// collapses what is around them into a huge page, and that takes one mapping. By a flag that means
 /// nothing for memory and that nobody else here sets.

@@ -58,6 +58,7 @@
 //! | who | what it does at a failure |
 //! |---|---|
 //! | a vCPU | `KVM_RUN` ends with EINTR; [`VcpuThread::take_fault`] waits and says what to do |
+//! | a vCPU whose instruction KVM emulates | `KVM_RUN` ends with `KVM_EXIT_MMIO` at an address of guest memory; [`VcpuThread::take_fault_at`] waits and says what to do |
 //! | a device model that copies | [`GuestRegion`] waits, then succeeds or gives an error |
 //! | a device that hands memory to the kernel | holds a [`Lease`]; the mend waits for it |
 //! | a back end in another process, a VFIO device | is registered as a [consumer](RegionConfig::consumer) |
@@ -71,9 +72,18 @@
 //! `AT_MINSIGSTKSZ` and 2 KiB; twice that where a SIGBUS handler of the VMM's own, which is called
 //! for what is no memory failure, may itself touch guest memory.
 //!
+//! # At a reset
+//!
+//! With all vCPUs stopped and devices quiet, [`Pagemend::reset`] makes lost memory usable again, under
+//! the same addresses, and clears the ledger. Healthy bytes stay.
+//!
 //! # Features
 //!
 //! `vm-memory` (on by default): guarded regions behind the traits of rust-vmm's vm-memory.
+//!
+//! `guest`: how an x86 guest is told, in the module `guest`: machine checks as values, what waits
+//! until the guest can take it, and what it must not be told now. `kvm`: the same through
+//! kvm-ioctls, with a vCPU's run loop.
 
 pub use pagemend_core::address::{
     Address, AddressRange, FRAME_SIZE, Gpa, GpaRange, Hva, HvaRange, PageSize,
@@ -82,14 +92,18 @@ pub use pagemend_core::event::{Event, Step, Totals};
 pub use pagemend_core::fault::Verdict;
 pub use pagemend_core::ledger::{Cause, Entry, Generation, Ledger, Loss};
 pub use pagemend_core::map::{Backing, FileId, Location, MemoryMap, Region, Segment, Source};
+pub use pagemend_core::mender::Reset;
 pub use pagemend_core::plan::{Action, Capabilities, Reason};
 pub use pagemend_core::policy::{Consumer, Policy, UnknownPolicy};
 pub use pagemend_core::time::Timestamp;
+#[cfg(feature = "guest")]
+pub use pagemend_guest as guest;
 pub use pagemend_linux::guard::{self, GuardError, GuestRegion};
 #[cfg(feature = "vm-memory")]
 pub use pagemend_linux::guard::{GuardedMemory, GuardedRegion, poisoned_gpa};
 pub use pagemend_linux::{
     BuildError, Builder, CorruptPfn, Emulated, GuestMemory, Inject, InjectError, Lease, LeaseError,
-    Madvise, MemoryError, MemoryKind, Origin, Pagemend, RegionConfig, RegionError, TooManyVcpus,
-    UffdError, VcpuFault, VcpuThread, available_memory, kernel_default, probe, resize_pool,
+    Madvise, MemoryError, MemoryKind, MenderGone, Origin, Pagemend, RegionConfig, RegionError,
+    TooManyVcpus, UffdError, VcpuFault, VcpuThread, available_memory, kernel_default, probe,
+    resize_pool,
 };

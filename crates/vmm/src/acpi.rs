@@ -14,15 +14,16 @@ use acpi_tables::xsdt::XSDT;
 use acpi_tables::{aml, aml::EISAName};
 use pagemend::{Gpa, GuardError};
 
-use crate::devices::{power, serial};
+use crate::devices::{panic, power, serial};
 use crate::layout;
 use crate::memory::Ram;
 
 const OEM: [u8; 6] = *b"PGMEND";
 const TABLE: [u8; 8] = *b"PAGEMEND";
 const REVISION: u32 = 1;
-/// `IAPC_BOOT_ARCH` (ACPI 6.5, section 5.2.9.3): there is an i8042, no VGA and no CMOS clock.
-const BOOT_ARCH: u16 = 1 << 1 | 1 << 2 | 1 << 5;
+/// `IAPC_BOOT_ARCH` (ACPI 6.5, section 5.2.9.3): there is no VGA and no CMOS clock, and, by a bit
+/// that is clear, no i8042: it has only the reset line, and looking for the rest takes seconds.
+const BOOT_ARCH: u16 = 1 << 2 | 1 << 5;
 
 /// Writes all tables and returns where the root pointer is.
 pub(crate) fn write_tables(ram: &Ram, vcpus: u8) -> Result<Gpa, GuardError> {
@@ -103,6 +104,11 @@ fn dsdt(vcpus: u8) -> Sdt {
         let resources = aml::Name::new("_CRS".into(), &resources);
         aml::Device::new(name.into(), vec![&hid, &uid, &resources]).to_aml_bytes(&mut body);
     }
+    let hid = aml::Name::new("_HID".into(), &"QEMU0001");
+    let port = aml::IO::new(panic::PORT, panic::PORT, 0, 1);
+    let resources = aml::ResourceTemplate::new(vec![&port]);
+    let resources = aml::Name::new("_CRS".into(), &resources);
+    aml::Device::new("_SB_.PEVT".into(), vec![&hid, &resources]).to_aml_bytes(&mut body);
     let off = power::SLEEP_TYPE_OFF;
     let off = aml::Package::new(vec![&off]);
     aml::Name::new("_S5_".into(), &off).to_aml_bytes(&mut body);

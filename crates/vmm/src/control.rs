@@ -39,14 +39,14 @@ pub(crate) struct Gate {
 }
 
 impl Gate {
-    /// A closed gate for `vcpus`.
-    pub(crate) fn new(vcpus: usize) -> Self {
+    /// A closed gate, and nobody who wants to pass.
+    pub(crate) fn new() -> Self {
         Self {
             state: Mutex::new(State {
                 wish: Wish::Pause,
                 start: 0,
                 parked: 0,
-                alive: vcpus,
+                alive: 0,
             }),
             changed: Condvar::new(),
         }
@@ -79,6 +79,11 @@ impl Gate {
             return Go::Reset;
         }
         Go::Run
+    }
+
+    /// There is one more vCPU.
+    pub(crate) fn join(&self) {
+        self.state().alive += 1;
     }
 
     /// A vCPU's thread has ended.
@@ -146,7 +151,9 @@ mod tests {
 
     #[test]
     fn a_closed_gate_holds_each_vcpu_until_it_is_opened() {
-        let gate = Gate::new(2);
+        let gate = Gate::new();
+        gate.join();
+        gate.join();
         let (passed, seen) = mpsc::channel();
         thread::scope(|scope| {
             for _ in 0..2 {
@@ -163,7 +170,8 @@ mod tests {
 
     #[test]
     fn a_vcpu_learns_once_that_the_machine_has_started_again() {
-        let gate = Gate::new(1);
+        let gate = Gate::new();
+        gate.join();
         let mut start = 0;
         gate.start_again();
         gate.open();
@@ -173,7 +181,8 @@ mod tests {
 
     #[test]
     fn the_end_is_final() {
-        let gate = Gate::new(1);
+        let gate = Gate::new();
+        gate.join();
         gate.end();
         gate.open();
         gate.close();

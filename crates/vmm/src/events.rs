@@ -154,10 +154,12 @@ mod tests {
         let hub = Hub::default();
         let (reads, stopped) = (hub.subscribe(), hub.subscribe());
         for round in 0..=BACKLOG {
-            let by_guest = round % 2 == 0;
-            hub.tell(What::Reset { by_guest });
+            let reason = round.to_string();
+            hub.tell(What::Shutdown { reason });
             let event = reads.recv().unwrap();
-            assert!(matches!(event.what, What::Reset { by_guest: seen } if seen == by_guest));
+            assert!(
+                matches!(&event.what, What::Shutdown { reason } if *reason == round.to_string())
+            );
         }
         assert_eq!(stopped.iter().count(), BACKLOG);
         drop(reads);

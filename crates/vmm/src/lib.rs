@@ -18,6 +18,7 @@ mod kick;
 mod layout;
 mod memory;
 pub mod seccomp;
+mod tell;
 mod vcpu;
 mod vm;
 
@@ -30,4 +31,5 @@ pub use config::{
 pub use events::{FailureAction, Flags, Hub, Recipient, SCHEMA, VmEvent, What};
 pub use kick::KickError;
 pub use memory::{Ram, RamError};
+pub use tell::TellError;
 pub use vm::{End, Phase, Vm, VmError};

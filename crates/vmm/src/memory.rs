@@ -24,6 +24,9 @@ pub enum RamError {
     /// What backs it could not be described.
     #[error("guest memory cannot be described to the mender")]
     Region(#[source] io::Error),
+    /// It is not what was wished for.
+    #[error("the memory that was given is not of the sizes that the machine's layout wants")]
+    Layout,
     /// KVM does not take it.
     #[error("KVM does not take guest memory")]
     Slot(#[source] kvm_ioctls::Error),
@@ -33,15 +36,31 @@ pub enum RamError {
 pub(crate) struct Blocks(Vec<(String, GpaRange, Arc<GuestMemory>)>);
 
 impl Blocks {
+    /// Gets the memory that is wished for.
     pub(crate) fn new(config: &MemoryConfig) -> Result<Self, RamError> {
-        let blocks = layout::memory(config.bytes)
-            .into_iter()
-            .zip(["ram", "high"]);
-        let blocks = blocks.map(|(range, name)| {
+        let blocks = layout::memory(config.bytes).into_iter();
+        let blocks = blocks.map(|range| {
             let memory = GuestMemory::new(config.kind.clone(), range.len())?;
-            Ok((name.to_owned(), range, Arc::new(memory)))
+            Ok(Arc::new(memory))
         });
-        blocks.collect::<Result<_, _>>().map(Self)
+        let blocks = blocks.collect::<Result<Vec<_>, RamError>>()?;
+        Self::of(config, blocks)
+    }
+
+    /// Takes memory that somebody else has made: as much below the hole and above it as is wished
+    /// for.
+    pub(crate) fn of(
+        config: &MemoryConfig,
+        memory: Vec<Arc<GuestMemory>>,
+    ) -> Result<Self, RamError> {
+        let ranges = layout::memory(config.bytes);
+        let lens = memory.iter().map(|memory| memory.len());
+        if !lens.eq(ranges.iter().map(GpaRange::len)) {
+            return Err(RamError::Layout);
+        }
+        let blocks = ranges.into_iter().zip(memory).zip(["ram", "high"]);
+        let blocks = blocks.map(|((range, memory), name)| (name.to_owned(), range, memory));
+        Ok(Self(blocks.collect()))
     }
 
     /// Has all of it looked after.

@@ -4,13 +4,16 @@ use std::sync::Arc;
 use std::sync::mpsc::Sender;
 
 use kvm_ioctls::{Kvm, VcpuExit, VcpuFd};
-use pagemend::{Gpa, Hva, Pagemend, VcpuFault, VcpuThread};
+use pagemend::{FRAME_SIZE, Gpa, Pagemend};
+use pagemend_guest::deliver::Teller;
+use pagemend_guest::kvm::{GuestVcpu, Kick, Turn};
 
 use crate::boot::{self, Entry};
 use crate::control::{Gate, Go};
 use crate::cpu::registers::{self, Registers};
 use crate::devices::{Demand, Ports};
-use crate::kick;
+use crate::events::{FailureAction, Flags, Hub, Recipient, What};
+use crate::kick::{self, Bell};
 use crate::seccomp::Filter;
 
 /// What a vCPU says to whoever steers the machine. The gate is closed before it is said, so the
@@ -27,128 +30,179 @@ pub(crate) enum Report {
 
 /// A vCPU before it has a thread.
 pub(crate) struct Vcpu {
-    index: u8,
     fd: VcpuFd,
-    initial: Registers,
+    mcg_cap: u64,
+    teller: Teller,
+    origin: Origin,
+}
+
+/// Where a vCPU starts, and starts again.
+struct Origin {
+    index: u8,
+    registers: Registers,
 }
 
 /// What all vCPUs of a machine share.
 #[derive(Clone)]
 pub(crate) struct Surroundings {
     pub(crate) gate: Arc<Gate>,
+    pub(crate) bell: Bell,
     pub(crate) ports: Ports,
+    pub(crate) hub: Hub,
     pub(crate) pagemend: Arc<Pagemend>,
     pub(crate) reports: Sender<Report>,
     pub(crate) entry: Entry,
     pub(crate) filter: Arc<Filter>,
 }
 
-impl Vcpu {
-    /// Takes a vCPU that has its CPUID.
-    pub(crate) fn new(kvm: &Kvm, fd: VcpuFd, index: u8) -> Result<Self, kvm_ioctls::Error> {
-        registers::initialize(&fd)?;
-        let initial = Registers::of(kvm, &fd)?;
-        Ok(Self { index, fd, initial })
-    }
-
-    /// As it was made, and where it starts.
-    fn start(&self, entry: &Entry) -> Result<(), kvm_ioctls::Error> {
-        self.initial.restore(&self.fd)?;
+impl Origin {
+    /// Puts a vCPU there.
+    fn start(&self, vcpu: &VcpuFd, entry: &Entry) -> Result<(), kvm_ioctls::Error> {
+        self.registers.restore(vcpu)?;
         if self.index == 0 || entry.all {
-            self.fd.set_mp_state(kvm_bindings::kvm_mp_state {
+            vcpu.set_mp_state(kvm_bindings::kvm_mp_state {
                 mp_state: kvm_bindings::KVM_MP_STATE_RUNNABLE,
             })?;
-            boot::enter_long_mode(&self.fd, entry, self.index)?;
+            boot::enter_long_mode(vcpu, entry, self.index)?;
         }
         Ok(())
     }
+}
+
+impl Vcpu {
+    /// Takes a vCPU that has its CPUID and its machine-check banks.
+    pub(crate) fn new(
+        kvm: &Kvm,
+        fd: VcpuFd,
+        index: u8,
+        mcg_cap: u64,
+        teller: Teller,
+    ) -> Result<Self, kvm_ioctls::Error> {
+        registers::initialize(&fd)?;
+        let registers = Registers::of(kvm, &fd)?;
+        Ok(Self {
+            fd,
+            mcg_cap,
+            teller,
+            origin: Origin { index, registers },
+        })
+    }
 
     /// Runs until the gate says that it is over.
-    pub(crate) fn run(mut self, around: &Surroundings) {
+    pub(crate) fn run(self, around: Surroundings) {
+        let gate = Arc::clone(&around.gate);
+        self.run_in(&around);
+        // Whoever waits for the last vCPU may count on its having let go of everything.
+        drop(around);
+        gate.leave();
+    }
+
+    fn run_in(self, around: &Surroundings) {
+        let index = self.origin.index;
         if let Err(reason) = self.run_until_the_end(around) {
             around.gate.close();
             let crash = Report::Crash {
-                reason: format!("vCPU {}: {reason}", self.index),
+                reason: format!("vCPU {index}: {reason}"),
             };
             // Nobody listens any more only when the machine ends anyway.
             let _ = around.reports.send(crash);
             // It stands at the gate until the machine ends; a reset cannot revive it.
             while around.gate.pass(&mut 0) != Go::End {}
         }
-        around.gate.leave();
     }
 
-    fn run_until_the_end(&mut self, around: &Surroundings) -> Result<(), String> {
-        around.filter.apply().map_err(|error| error.to_string())?;
-        kick::listen(&self.fd).map_err(|error| error.to_string())?;
-        let mut thread = around
-            .pagemend
-            .vcpu_thread()
-            .map_err(|error| error.to_string())?;
+    fn run_until_the_end(self, around: &Surroundings) -> Result<(), String> {
         let text = |error: kvm_ioctls::Error| format!("KVM refuses its registers: {error}");
+        let Self {
+            fd,
+            mcg_cap,
+            teller,
+            origin,
+        } = self;
+        around.filter.apply().map_err(|error| chain(&error))?;
+        kick::listen(&fd).map_err(|error| error.to_string())?;
+        origin.start(&fd, &around.entry).map_err(text)?;
+        let (bell, index) = (around.bell.clone(), usize::from(origin.index));
+        let kick = move |kick| match kick {
+            Kick::Others => bell.others(index),
+            Kick::After(time) => bell.after(index, time),
+        };
+        let pagemend = Arc::clone(&around.pagemend);
+        let mut vcpu = GuestVcpu::new(fd, mcg_cap, pagemend, teller, kick)
+            .map_err(|error| error.to_string())?;
         let mut started = 0;
-        self.start(&around.entry).map_err(text)?;
         loop {
             match around.gate.pass(&mut started) {
                 Go::Run => {}
                 Go::Reset => {
-                    self.start(&around.entry).map_err(text)?;
+                    origin.start(vcpu.fd(), &around.entry).map_err(text)?;
                     continue;
                 }
                 Go::End => return Ok(()),
             }
-            if let Some(report) = self.enter(&mut thread, &around.ports) {
+            if let Some(report) = turn(&mut vcpu, around)? {
                 around.gate.close();
                 let _ = around.reports.send(report);
             }
         }
     }
+}
 
-    /// Once into the guest and out again.
-    fn enter(&mut self, thread: &mut VcpuThread, ports: &Ports) -> Option<Report> {
-        let vcpu = &mut self.fd;
-        let exit = thread.run(move || vcpu.run());
-        let crash = |what: String| {
-            Some(Report::Crash {
-                reason: format!("vCPU {}: {what}", self.index),
-            })
-        };
-        match exit {
-            Ok(VcpuExit::IoIn(port, data)) => {
-                ports.read(port, data);
-                None
-            }
-            Ok(VcpuExit::IoOut(port, data)) => ports.write(port, data).map(Report::Demand),
-            // Nothing is there: reads are all ones, writes go nowhere.
-            Ok(VcpuExit::MmioRead(_, data)) => {
-                data.fill(0xff);
-                None
-            }
-            Ok(VcpuExit::MmioWrite(..) | VcpuExit::Intr) => None,
-            Ok(VcpuExit::Shutdown) => crash("triple fault".to_owned()),
-            Ok(other) => crash(format!("KVM_RUN ended with {other:?}")),
-            Err(error) if error.errno() == libc::EAGAIN => None,
-            Err(error) => {
-                kick::heard();
-                match thread.take_fault() {
-                    Some(VcpuFault::Mended) => None,
-                    Some(VcpuFault::Lost { gpa }) => self.tell(gpa),
-                    Some(VcpuFault::NotOurs { hva }) => crash(no_memory(hva)),
-                    None if error.errno() == libc::EINTR => None,
-                    None => crash(format!("KVM_RUN failed: {error}")),
-                }
-            }
+/// Once into the guest and out again.
+fn turn(vcpu: &mut GuestVcpu, around: &Surroundings) -> Result<Option<Report>, String> {
+    let turn = vcpu.turn(|exit| serve(exit, &around.ports));
+    // Heard by now, whatever it came to: the gate is next, and what waits is looked at there.
+    kick::heard();
+    match turn.map_err(|error| chain(&error))? {
+        Turn::Exit(served) => served,
+        Turn::Mended | Turn::Again => Ok(None),
+        Turn::Told { gpa } => {
+            around.hub.tell(failure(gpa, FailureAction::Inject, false));
+            Ok(None)
         }
-    }
-
-    fn tell(&mut self, gpa: Gpa) -> Option<Report> {
-        Some(Report::Untold {
-            gpa,
-            reason: String::new(),
-        })
+        Turn::Refused { gpa, obstacle } => {
+            let recursive = obstacle == pagemend_guest::deliver::Obstacle::InProgress;
+            around
+                .hub
+                .tell(failure(gpa, FailureAction::Fatal, recursive));
+            let reason = obstacle.to_string();
+            Ok(Some(Report::Untold { gpa, reason }))
+        }
+        Turn::NotOurs { hva } => Err(format!(
+            "its memory cannot be reached at host address {hva}, and no memory failure is why"
+        )),
     }
 }
 
-fn no_memory(hva: Hva) -> String {
-    format!("its memory cannot be reached at host address {hva}, and no memory failure is why")
+fn serve(exit: VcpuExit<'_>, ports: &Ports) -> Result<Option<Report>, String> {
+    match exit {
+        VcpuExit::IoIn(port, data) => ports.read(port, data),
+        VcpuExit::IoOut(port, data) => return Ok(ports.write(port, data).map(Report::Demand)),
+        // Nothing is there: reads are all ones, writes go nowhere.
+        VcpuExit::MmioRead(_, data) => data.fill(0xff),
+        VcpuExit::MmioWrite(..) | VcpuExit::Intr => {}
+        VcpuExit::Shutdown => return Err("triple fault".to_owned()),
+        other => return Err(format!("KVM_RUN ended with {other:?}")),
+    }
+    Ok(None)
+}
+
+fn failure(gpa: Gpa, action: FailureAction, recursive: bool) -> What {
+    What::MemoryFailure {
+        recipient: Recipient::Guest,
+        action,
+        flags: Flags {
+            action_required: true,
+            recursive,
+        },
+        gpa,
+        size: FRAME_SIZE,
+    }
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    match error.source() {
+        Some(source) => format!("{error}: {}", chain(source)),
+        None => error.to_string(),
+    }
 }

@@ -5,11 +5,12 @@ use std::io::{self, Read};
 use std::os::unix::net::UnixStream;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::thread;
 
+use kvm_bindings::CpuId;
 use kvm_ioctls::Kvm;
-use pagemend::{BuildError, Pagemend};
-use vmm_sys_util::signal::Killable;
+use pagemend::{BuildError, Cause, Gpa, GuestMemory, Pagemend};
+use pagemend_guest::deliver::Counts;
 
 use crate::boot::{self, BootError};
 use crate::chipset::{Chipset, ChipsetError};
@@ -19,9 +20,10 @@ use crate::cpu::cpuid;
 use crate::devices::serial::SerialPort;
 use crate::devices::{Demand, Ports};
 use crate::events::{Hub, What};
-use crate::kick;
+use crate::kick::Bell;
 use crate::memory::{Blocks, Ram, RamError};
 use crate::seccomp::{self, SeccompError, Task};
+use crate::tell::{TellError, Told};
 use crate::vcpu::{Report, Surroundings, Vcpu};
 
 /// Why there is no machine, or it could not be steered.
@@ -54,6 +56,9 @@ pub enum VmError {
     /// The payload cannot be run.
     #[error(transparent)]
     Boot(#[from] BootError),
+    /// The guest cannot be told of lost memory.
+    #[error(transparent)]
+    Tell(#[from] TellError),
     /// A serial port has nowhere to go.
     #[error("the {port} cannot be opened")]
     Serial {
@@ -100,7 +105,8 @@ pub struct Vm {
     gate: Arc<Gate>,
     /// Held by whoever starts or stops vCPUs.
     phase: Mutex<Phase>,
-    threads: Vec<JoinHandle<()>>,
+    bell: Bell,
+    told: Told,
     reports: Mutex<Receiver<Report>>,
     owner: Sender<Report>,
     ram: Ram,
@@ -108,20 +114,45 @@ pub struct Vm {
     ports: Ports,
     chipset: Chipset,
     hub: Hub,
+    tsc_khz: u32,
 }
 
 impl Vm {
     /// Builds the machine and loads its payload. It stands until [`resume`](Self::resume).
     pub fn new(config: VmConfig) -> Result<Self, VmError> {
         config.check()?;
+        let blocks = Blocks::new(&config.memory)?;
+        Self::build(config, &blocks)
+    }
+
+    /// The same with memory that somebody else has made, of the kind and size that `config` says:
+    /// the first 3 GiB of it, and then the rest.
+    pub fn with_memory(config: VmConfig, memory: Vec<Arc<GuestMemory>>) -> Result<Self, VmError> {
+        config.check()?;
+        let blocks = Blocks::of(&config.memory, memory)?;
+        Self::build(config, &blocks)
+    }
+
+    fn build(config: VmConfig, blocks: &Blocks) -> Result<Self, VmError> {
         let kvm = Kvm::new().map_err(VmError::NoKvm)?;
         let hub = Hub::default();
-        let blocks = Blocks::new(&config.memory)?;
+        let refused = |what| move |source| VmError::Kvm { what, source };
+        let supported = kvm
+            .get_supported_cpuid(kvm_bindings::KVM_MAX_CPUID_ENTRIES)
+            .map_err(refused("to tell what its vCPUs can do"))?;
+        let chipset = Chipset::new(&kvm)?;
+        let first = cpuid::of_vcpu(&supported, config.cpu, 0, config.vcpus);
+        let told = Told::new(&kvm, chipset.vm(), &first, config.vcpus)?;
+        let bell =
+            Bell::new(seccomp::filter(Task::Bell, config.seccomp)?).map_err(VmError::Thread)?;
         let pagemend = {
-            let hub = hub.clone();
+            let (hub, told, bell) = (hub.clone(), told.clone(), bell.clone());
+            let mut cause = Cause::ActionOptional;
             let builder = blocks
                 .describe(&config.memory, Pagemend::builder())?
-                .listen("events", move |event| {
+                .early_kill(config.early)
+                .listen("guest", move |event| {
+                    told.hear(event, &mut cause, &bell);
                     hub.tell(What::Mender {
                         detail: event.clone(),
                     });
@@ -131,20 +162,22 @@ impl Vm {
             Arc::new(builder.start()?)
         };
         let ram = blocks.guarded(&pagemend);
-        let chipset = Chipset::new(&kvm)?;
         ram.plug_in(chipset.vm())?;
         let ports = Ports {
             console: open_console(&config.console)?,
             channel: open_channel(&config)?,
+            hub: hub.clone(),
         };
         chipset.wire(&ports)?;
         let entry = boot::load(&config.payload, &ram, config.vcpus)?;
 
         let (owner, reports) = channel();
-        let gate = Arc::new(Gate::new(config.vcpus.into()));
+        let gate = Arc::new(Gate::new());
         let surroundings = Surroundings {
             gate: Arc::clone(&gate),
+            bell: bell.clone(),
             ports: ports.clone(),
+            hub: hub.clone(),
             pagemend: Arc::clone(&pagemend),
             reports: owner.clone(),
             entry,
@@ -153,7 +186,8 @@ impl Vm {
         let mut vm = Self {
             gate,
             phase: Mutex::new(Phase::Paused),
-            threads: vec![],
+            bell,
+            told,
             reports: Mutex::new(reports),
             owner,
             ram,
@@ -161,34 +195,52 @@ impl Vm {
             ports,
             chipset,
             hub,
+            tsc_khz: 0,
             config,
         };
-        vm.start_threads(&kvm, &surroundings)?;
+        vm.start_threads(&kvm, &supported, &surroundings)?;
         Ok(vm)
     }
 
-    fn start_threads(&mut self, kvm: &Kvm, surroundings: &Surroundings) -> Result<(), VmError> {
+    fn start_threads(
+        &mut self,
+        kvm: &Kvm,
+        supported: &CpuId,
+        surroundings: &Surroundings,
+    ) -> Result<(), VmError> {
         let refused = |what| move |source| VmError::Kvm { what, source };
-        let supported = kvm
-            .get_supported_cpuid(kvm_bindings::KVM_MAX_CPUID_ENTRIES)
-            .map_err(refused("to tell what its vCPUs can do"))?;
+        let mut vcpus = vec![];
         for index in 0..self.config.vcpus {
             let fd = self
                 .chipset
                 .vm()
                 .create_vcpu(index.into())
                 .map_err(refused("a vCPU"))?;
-            let shown = cpuid::of_vcpu(&supported, self.config.cpu, index, self.config.vcpus);
+            let mut shown = cpuid::of_vcpu(supported, self.config.cpu, index, self.config.vcpus);
+            self.told.show(&mut shown)?;
             fd.set_cpuid2(&shown)
                 .map_err(refused("what the vCPU is to say of itself"))?;
-            let vcpu = Vcpu::new(kvm, fd, index).map_err(refused("a vCPU's registers"))?;
-            let surroundings = surroundings.clone();
-            let thread = thread::Builder::new()
-                .name(format!("vcpu{index}"))
-                .spawn(move || vcpu.run(&surroundings))
-                .map_err(VmError::Thread)?;
-            self.threads.push(thread);
+            let mcg_cap = self.told.set_up(&fd, &shown)?;
+            self.tsc_khz = fd
+                .get_tsc_khz()
+                .map_err(refused("to tell how fast its clock runs"))?;
+            let teller = self.told.teller(index);
+            let vcpu = Vcpu::new(kvm, fd, index, mcg_cap, teller)
+                .map_err(refused("a vCPU's registers"))?;
+            vcpus.push(vcpu);
         }
+        let threads = vcpus.into_iter().zip(0..).map(|(vcpu, index)| {
+            let surroundings = surroundings.clone();
+            self.gate.join();
+            thread::Builder::new()
+                .name(format!("vcpu{index}"))
+                .spawn(move || vcpu.run(surroundings))
+                .inspect_err(|_| self.gate.leave())
+        });
+        let threads = threads.collect::<Result<_, _>>().map_err(VmError::Thread)?;
+        // The signal would kill a thread that has not got so far as to block it.
+        self.gate.wait_until_parked();
+        self.bell.connect(threads);
         Ok(())
     }
 
@@ -205,6 +257,16 @@ impl Vm {
     /// What looks after guest memory.
     pub fn pagemend(&self) -> &Pagemend {
         &self.pagemend
+    }
+
+    /// Lost frames that the guest has not been told of yet.
+    pub fn waiting(&self) -> Vec<Gpa> {
+        self.told.waiting()
+    }
+
+    /// What the guest was told so far.
+    pub fn told(&self) -> Counts {
+        self.told.counts()
     }
 
     /// What happens to it.
@@ -230,17 +292,9 @@ impl Vm {
         Ok(phase)
     }
 
-    /// Calls all vCPUs out of the guest.
-    fn kick(&self) {
-        for thread in &self.threads {
-            // A thread that has ended hears nothing, and is not in the guest.
-            let _ = thread.kill(kick::number());
-        }
-    }
-
     fn stop_vcpus(&self) {
         self.gate.close();
-        self.kick();
+        self.bell.all();
         self.gate.wait_until_parked();
     }
 
@@ -275,6 +329,8 @@ impl Vm {
     fn reset_for(&self, by_guest: bool) -> Result<(), VmError> {
         let phase = self.steer_living()?;
         self.stop_vcpus();
+        let memory = self.pagemend.reset().map_err(|_| VmError::Ended)?;
+        self.told.reset(&memory.lost);
         self.chipset.reset()?;
         boot::load(&self.config.payload, &self.ram, self.config.vcpus)?;
         self.gate.start_again();
@@ -316,7 +372,7 @@ impl Vm {
     fn end(&self, end: &End) {
         let mut phase = self.steer();
         self.gate.end();
-        self.kick();
+        self.bell.all();
         self.gate.wait_until_gone();
         *phase = Phase::Ended;
         let reason = match end {
@@ -324,6 +380,11 @@ impl Vm {
             End::Crash(reason) => reason.clone(),
         };
         self.hub.tell(What::Shutdown { reason });
+    }
+
+    /// How fast the guest's time stamp counter runs, in kHz.
+    pub fn tsc_khz(&self) -> u32 {
+        self.tsc_khz
     }
 
     /// Has the guest read `input` from its console; waits until there is room for it.
@@ -335,15 +396,12 @@ impl Vm {
 impl Drop for Vm {
     fn drop(&mut self) {
         self.gate.end();
-        self.kick();
-        for thread in self.threads.drain(..) {
-            // A vCPU's thread that panicked has said so itself.
-            let _ = thread.join();
-        }
+        self.bell.all();
+        self.gate.wait_until_gone();
     }
 }
 
-fn untold(gpa: pagemend::Gpa, reason: &str) -> String {
+fn untold(gpa: Gpa, reason: &str) -> String {
     format!("the guest touched lost memory at {gpa} and cannot be told: {reason}")
 }
 

@@ -111,7 +111,7 @@ impl Crowd {
 
     /// Ends them, with the pattern in memory again, and claims what they must have seen.
     pub(crate) fn finish(mut self, t: &mut Trial, lost: &[usize]) {
-        let seen = self.stop();
+        let seen = self.end();
         t.claim("no thread died", seen.iter().all(Result::is_ok));
         let seen: Vec<Seen> = seen.into_iter().filter_map(Result::ok).collect();
         let wrong: u64 = seen.iter().map(|seen| seen.wrong).sum();
@@ -126,7 +126,12 @@ impl Crowd {
 }
 
 impl Crowd {
-    fn stop(&mut self) -> Vec<std::thread::Result<Seen>> {
+    /// Ends them where what they saw is not the question, with the pattern in what they could reach.
+    pub(crate) fn stop(mut self) {
+        self.end();
+    }
+
+    fn end(&mut self) -> Vec<std::thread::Result<Seen>> {
         self.shared.stop.store(true, Ordering::Relaxed);
         self.threads.drain(..).map(JoinHandle::join).collect()
     }
@@ -135,7 +140,7 @@ impl Crowd {
 /// A scenario that gives up takes its guest's memory with it.
 impl Drop for Crowd {
     fn drop(&mut self) {
-        self.stop();
+        self.end();
     }
 }
 

@@ -126,14 +126,32 @@ impl Guest {
         len: usize,
         configure: impl FnOnce(usize, Builder) -> Builder,
     ) -> Result<Self> {
+        Self::build(kind, len, |region| region, configure)
+    }
+
+    /// As large as its kind says, with its region and its mender as wished.
+    pub(crate) fn configured(
+        kind: Kind,
+        region: impl FnOnce(RegionConfig) -> RegionConfig,
+        configure: impl FnOnce(usize, Builder) -> Builder,
+    ) -> Result<Self> {
+        Self::build(kind, kind.len(), region, configure)
+    }
+
+    fn build(
+        kind: Kind,
+        len: usize,
+        region: impl FnOnce(RegionConfig) -> RegionConfig,
+        configure: impl FnOnce(usize, Builder) -> Builder,
+    ) -> Result<Self> {
         let memory = Arc::new(GuestMemory::new(kind.kind(), len as u64)?);
         let base = memory.as_ptr() as usize;
         fill(base, len);
         let events = Arc::new(Mutex::new(Vec::new()));
         let sink = Arc::clone(&events);
-        let region = RegionConfig::of("ram", Gpa::new(GPA), Arc::clone(&memory))?;
+        let config = RegionConfig::of("ram", Gpa::new(GPA), Arc::clone(&memory))?;
         let builder = Pagemend::builder()
-            .region(region)
+            .region(region(config))
             .listen(LISTENER, move |event| locked(&sink).push(event.clone()));
         let pagemend = configure(base, builder)
             .start()

@@ -24,7 +24,7 @@ pub(crate) fn with_policy(policy: Policy) -> Vm<ModelHost> {
 }
 
 /// Segments as (page size, bytes).
-fn segments(vm: &Vm<ModelHost>) -> Vec<(PageSize, u64)> {
+pub(crate) fn segments(vm: &Vm<ModelHost>) -> Vec<(PageSize, u64)> {
     let all = vm.mender.map().segments();
     all.map(|segment| (segment.page_size, segment.gpa.len()))
         .collect()

@@ -8,5 +8,6 @@ mod bad_luck;
 mod claims;
 mod failures;
 mod model;
+mod reset;
 mod sabotage;
 mod schedules;

@@ -5,6 +5,7 @@ use pagemend_core::address::{FRAME_SIZE, Gpa, GpaRange, PageSize};
 use pagemend_core::event::{Event, Step};
 use pagemend_core::fault::{Condition, Fault};
 use pagemend_core::host::{Host, Salvaged, Swapped, Target};
+use pagemend_core::map::{Backing, Segment};
 use pagemend_core::plan::Capabilities;
 use pagemend_core::policy::{Consumer, Policy};
 use pagemend_core::time::Timestamp;
@@ -27,6 +28,8 @@ enum Trick {
     TellsTheNeighbour,
     TellsTwice,
     HidesFailures,
+    RenewsNothing,
+    ForgetsBytesAtAReset,
 }
 
 /// The model, but for one trick.
@@ -97,6 +100,7 @@ impl Host for Saboteur {
     ) -> Result<Salvaged, ModelError> {
         match self.trick {
             Trick::LeavesZeroes => Ok(Salvaged::Bytes(len)),
+            Trick::ForgetsBytesAtAReset if self.model.watch.resetting => Ok(Salvaged::Bytes(len)),
             _ => self.model.salvage(stage, offset, len),
         }
     }
@@ -125,6 +129,17 @@ impl Host for Saboteur {
             Trick::HidesFailures => Err(ModelError::StageFailed),
             _ => self.model.swap(stage),
         }
+    }
+
+    fn renew(&mut self, frame: &Target) -> Result<(), ModelError> {
+        match self.trick {
+            Trick::RenewsNothing => Ok(()),
+            _ => self.model.renew(frame),
+        }
+    }
+
+    fn retire(&mut self, segments: &[Segment]) {
+        self.model.retire(segments);
     }
 
     fn isolate(&mut self, frame: &Target) -> Result<(), ModelError> {
@@ -279,6 +294,41 @@ fn a_failure_that_nobody_hears_of_is_caught() {
         caught
             .iter()
             .any(|one| matches!(one, Violation::FailureHidden { .. }))
+    );
+}
+
+/// What the checker says of a reset after one error, on a host with this trick.
+fn caught_at_a_reset(trick: Trick, ram: Ram) -> Vec<Violation> {
+    let mut vm = Vm::on(&[ram], |model| Saboteur { model, trick });
+    let struck = vm.gpa(700);
+    vm.model_mut().strike(struck);
+    vm.load(700);
+    vm.reset();
+    vm.sweep();
+    vm.model().watch.violations.clone()
+}
+
+#[test]
+fn a_reset_that_loses_healthy_bytes_is_caught_as_corruption() {
+    let caught = caught_at_a_reset(Trick::ForgetsBytesAtAReset, Ram::hugetlb(PageSize::SIZE_2M));
+    assert!(matches!(
+        caught[0],
+        Violation::SilentCorruption { read: 0, .. }
+    ));
+}
+
+#[test]
+fn a_frame_that_still_faults_after_a_reset_is_caught() {
+    let ram = Ram {
+        backing: Backing::Shmem,
+        pages: 1024,
+        ..Ram::hugetlb(PageSize::SIZE_4K)
+    };
+    let gpa = Gpa::new(700 * FRAME_SIZE);
+    let caught = caught_at_a_reset(Trick::RenewsNothing, ram);
+    assert!(
+        caught.contains(&Violation::NotRenewed { gpa }),
+        "{caught:?}"
     );
 }
 

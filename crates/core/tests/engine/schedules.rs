@@ -126,6 +126,10 @@ fn run(seed: u64) -> Result<(), String> {
     for _ in 0..20 {
         vm.model_mut().let_others_run();
         vm.settle();
+        if vm.model_mut().others.is_time_for_a_reset() {
+            vm.reset();
+            vm.settle();
+        }
     }
     // Quiet, so that the end can be told from the middle.
     vm.model_mut().others.random = None;

@@ -14,6 +14,7 @@ use pagemend_core::address::Hva;
 use pagemend_core::fault::{Evidence, Fault, Verdict};
 use pagemend_core::ledger::Cause;
 
+use super::threads::Owner;
 use super::{last_words, ranges, slot, threads};
 use crate::guard;
 
@@ -157,9 +158,12 @@ fn handle(info: &libc::siginfo_t, context: &mut libc::ucontext_t) -> Handled {
     }
     let lost = if threads::current() == MENDER.load(Ordering::Acquire) {
         None
-    } else if threads::leave_with_guest(&fault) {
-        return Handled::Yes;
     } else {
+        match threads::leave_with_guest(&fault) {
+            Owner::Guest => return Handled::Yes,
+            Owner::Touch if guard::land(context, address.get() as usize) => return Handled::Yes,
+            Owner::Touch | Owner::Thread => {}
+        }
         match slot::ask(&fault) {
             Verdict::Mended => return Handled::Yes,
             Verdict::NotOurs => return Handled::No,

@@ -22,22 +22,13 @@ pub(crate) struct Notices {
 }
 
 impl Notices {
-    /// Makes the calling thread the one that the kernel tells early.
-    pub(crate) fn new() -> io::Result<Self> {
+    /// Makes the calling thread one that hears of errors through a file, and with `early` the one
+    /// that the kernel tells early.
+    pub(crate) fn new(early: bool) -> io::Result<Self> {
         let set = sigbus();
         block()?;
-        // SAFETY: prctl with these numbers takes no pointers.
-        let told_early = unsafe {
-            libc::prctl(
-                libc::PR_MCE_KILL,
-                libc::PR_MCE_KILL_SET,
-                libc::PR_MCE_KILL_EARLY,
-                0,
-                0,
-            )
-        };
-        if told_early != 0 {
-            return Err(io::Error::last_os_error());
+        if early {
+            tell_early()?;
         }
         // SAFETY: the set is complete; the call returns a descriptor or -1.
         let fd = unsafe { libc::signalfd(-1, &set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) };
@@ -94,6 +85,23 @@ pub(crate) fn unblocked<T>(foreign: impl FnOnce() -> T) -> T {
     // SAFETY: the first call has written the mask.
     unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, before.as_ptr(), ptr::null_mut()) };
     result
+}
+
+fn tell_early() -> io::Result<()> {
+    // SAFETY: prctl with these numbers takes no pointers.
+    let told_early = unsafe {
+        libc::prctl(
+            libc::PR_MCE_KILL,
+            libc::PR_MCE_KILL_SET,
+            libc::PR_MCE_KILL_EARLY,
+            0,
+            0,
+        )
+    };
+    match told_early {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 fn block() -> io::Result<()> {

@@ -10,6 +10,8 @@ use pagemend_core::address::Hva;
 use pagemend_core::fault::{Evidence, Fault};
 use pagemend_core::ledger::Cause;
 
+use crate::guard;
+
 /// How many vCPU threads a process can have: above KVM's own limit on x86-64, 4096.
 const MAX_THREADS: usize = 4608;
 
@@ -21,6 +23,19 @@ const INSIDE: u32 = 1;
 const FAULTED: u32 = 2;
 /// The same, on a kernel that only says that the address has no memory.
 const ADDRESS_ERROR: u32 = 3;
+/// In a guarded touch by which it finds out what is wrong with an address: not to be repeated.
+const TOUCHING: u32 = 4;
+
+/// Whose a fault is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Owner {
+    /// The thread's own, which waits for the answer and executes its access again.
+    Thread,
+    /// The guest's: the thread asks when `KVM_RUN` has returned.
+    Guest,
+    /// The guest's, found by a guarded touch, which ends here.
+    Touch,
+}
 
 struct Entry {
     /// 0 where it is free.
@@ -69,6 +84,23 @@ impl Registration {
         TABLE[self.0].state.store(INSIDE, Ordering::Relaxed);
     }
 
+    /// What comes of touching guest memory at `hva`.
+    ///
+    /// # Safety
+    ///
+    /// The frame around `hva` is mapped for reading, and stays mapped. The memory may be lost.
+    pub(crate) unsafe fn touch(&self, hva: Hva) -> Option<Fault> {
+        TABLE[self.0].state.store(TOUCHING, Ordering::Relaxed);
+        let from = std::ptr::with_exposed_provenance(hva.get() as usize);
+        // SAFETY: as promised by the caller. Whatever it gives, the handler has left more.
+        let _ = unsafe { guard::try_touch(from, 1) };
+        // What is touched is the byte's cache line, from its start.
+        self.leave().map(|fault| Fault {
+            address: hva,
+            ..fault
+        })
+    }
+
     /// The fault that came since [`enter`](Self::enter).
     pub(crate) fn leave(&self) -> Option<Fault> {
         let entry = &TABLE[self.0];
@@ -95,20 +127,26 @@ impl Drop for Registration {
 /// left is not: that is an access of the thread's own, which is executed again and again, and has
 /// to wait here. Async-signal-safe: the entry is only ever used by its own thread, so program order
 /// is all the order that it needs.
-pub(crate) fn leave_with_guest(fault: &Fault) -> bool {
+pub(crate) fn leave_with_guest(fault: &Fault) -> Owner {
     let thread = current();
     let used = USED.load(Ordering::Acquire) as usize;
     // A thread that is registered twice is inside one of its guests at most.
-    let entry = TABLE.iter().take(used).find(|entry| {
-        entry.thread.load(Ordering::Relaxed) == thread
-            && entry.state.load(Ordering::Relaxed) == INSIDE
+    let inside = TABLE.iter().take(used).find_map(|entry| {
+        let ours = entry.thread.load(Ordering::Relaxed) == thread;
+        match entry.state.load(Ordering::Relaxed) {
+            INSIDE if ours => Some((entry, Owner::Guest)),
+            TOUCHING if ours => Some((entry, Owner::Touch)),
+            _ => None,
+        }
     });
-    let Some(entry) = entry else { return false };
+    let Some((entry, owner)) = inside else {
+        return Owner::Thread;
+    };
     let state = match fault.evidence {
         Evidence::MemoryFailure => FAULTED,
         Evidence::AddressError => ADDRESS_ERROR,
     };
     entry.address.store(fault.address.get(), Ordering::Relaxed);
     entry.state.store(state, Ordering::Relaxed);
-    true
+    owner
 }

@@ -1,5 +1,6 @@
 //! What a VMM says before the mender starts.
 
+use std::collections::VecDeque;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
@@ -12,7 +13,7 @@ use pagemend_core::map::MapError;
 use pagemend_core::mender::Mender;
 
 use super::thread::Prologue;
-use super::{Pagemend, RUNNING, Shared, thread};
+use super::{Pagemend, Place, RUNNING, Shared, thread};
 use crate::capabilities::capabilities;
 use crate::emulate::Emulation;
 use crate::files::Files;
@@ -68,6 +69,7 @@ pub struct Builder {
     listeners: Vec<(String, Listener)>,
     prologue: Option<Prologue>,
     demand_mend: bool,
+    late: bool,
 }
 
 impl std::fmt::Debug for Builder {
@@ -80,6 +82,7 @@ impl std::fmt::Debug for Builder {
             .field("listeners", &listeners)
             .field("on_thread", &self.prologue.is_some())
             .field("demand_mend", &self.demand_mend)
+            .field("early_kill", &!self.late)
             .finish()
     }
 }
@@ -151,6 +154,17 @@ impl Builder {
         }
     }
 
+    /// Whether the kernel tells the mender of errors that nobody has touched yet, so that they are
+    /// mended before anybody is kept waiting. True unless said. Without, a failed page is found by
+    /// its first touch, for tests of that; where `vm.memory_failure_early_kill` is 1, the kernel
+    /// tells some thread of the process all the same.
+    pub fn early_kill(self, early: bool) -> Self {
+        Self {
+            late: !early,
+            ..self
+        }
+    }
+
     /// Starts. From now on the process's SIGBUS is handled, and what was there before gets what is
     /// not guest memory.
     pub fn start(self) -> Result<Pagemend, BuildError> {
@@ -209,11 +223,15 @@ impl Builder {
         }
         let leases = Arc::new(leases);
         mender.host_mut().leases = Arc::clone(&leases);
-        let hvas: Vec<_> = mender
+        let places: Arc<[Place]> = mender
             .map()
             .regions()
-            .map(|region| region.hva_range())
+            .map(|region| Place {
+                gpa: region.gpa,
+                hva: region.hva_range(),
+            })
             .collect();
+        let hvas: Vec<_> = places.iter().map(|place| place.hva).collect();
 
         let doorbell = slot::doorbell().map_err(call("opening an eventfd"))?;
         let shared = Arc::new(Shared {
@@ -223,7 +241,10 @@ impl Builder {
             stop: AtomicBool::new(false),
             thread: AtomicI32::new(0),
             origin,
+            early_kill: !self.late,
             pretended: Mutex::default(),
+            errands: Mutex::new(Some(VecDeque::new())),
+            places,
             memory,
         });
         let thread =

@@ -1,19 +1,18 @@
 //! Making memory fail on purpose, behind one trait whatever does it.
 
+mod kernel;
+
 use std::io;
-use std::panic::resume_unwind;
 use std::sync::Arc;
-use std::thread;
 
 use pagemend_core::address::{Gpa, Hva, PageSize};
 use pagemend_core::ledger::Cause;
-use pagemend_core::mender::Mender;
 
-use super::{Shared, VcpuThread};
-use crate::host::LinuxHost;
+use super::Shared;
 use crate::intake::notice::BUS_MCEERR_AO;
 use crate::intake::slot;
-use crate::mapping::advise;
+
+pub use kernel::{CorruptPfn, Madvise};
 
 /// Why memory was not made to fail.
 #[derive(Debug, thiserror::Error)]
@@ -32,23 +31,38 @@ pub enum InjectError {
         gpa: Gpa,
     },
     /// The process may not do that.
-    #[error("{call} needs CAP_SYS_ADMIN: run as root, or use emulated errors")]
+    #[error("{method} needs CAP_SYS_ADMIN")]
     NotPermitted {
-        /// What was tried.
-        call: &'static str,
+        /// The way that was tried.
+        method: &'static str,
+    },
+    /// The file through which a scrubber is pretended is not there.
+    #[error("{path} cannot be written to: mount debugfs and load the module hwpoison-inject")]
+    NoHwpoisonInject {
+        /// The file.
+        path: &'static str,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The mender hears of it before anybody touches it, or nobody does, and the other was asked for.
+    #[error("an error found by a scrubber is {}", if *.early_kill {
+        "told early: build with early_kill(false) to have it met by a touch"
+    } else {
+        "not told: build with early_kill(true) to have it told"
+    })]
+    OtherCause {
+        /// Whether the mender was built to be told early.
+        early_kill: bool,
+    },
+    /// The kernel has the page nowhere in memory.
+    #[error("there is no memory at {gpa} yet: touch it first")]
+    NoMemory {
+        /// The address.
+        gpa: Gpa,
     },
     /// The kernel cannot do that.
     #[error("this kernel has no CONFIG_MEMORY_FAILURE: use emulated errors")]
     NoMemoryFailure,
-    /// The kernel could, with a module that is not there.
-    #[error(
-        "there is no {file}: `modprobe hwpoison-inject`, and `mount -t debugfs debugfs \
-         /sys/kernel/debug` where that is empty"
-    )]
-    NoInjector {
-        /// What the module has.
-        file: &'static str,
-    },
     /// The kernel refused.
     #[error("{call}")]
     Call {
@@ -71,10 +85,7 @@ pub trait Inject: Send + Sync {
 }
 
 fn locate(shared: &Shared, gpa: Gpa) -> Result<Hva, InjectError> {
-    locate_in(&shared.mender(), gpa)
-}
-
-pub(super) fn locate_in(mender: &Mender<LinuxHost>, gpa: Gpa) -> Result<Hva, InjectError> {
+    let mender = shared.mender();
     if mender.ledger().contains(gpa) {
         return Err(InjectError::Lost { gpa: gpa.frame() });
     }
@@ -165,56 +176,4 @@ impl Inject for Emulated {
         }
         Ok(())
     }
-}
-
-/// Errors that the kernel is made to believe in.
-pub struct Madvise {
-    shared: Arc<Shared>,
-}
-
-impl Madvise {
-    pub(super) fn new(shared: Arc<Shared>) -> Self {
-        Self { shared }
-    }
-}
-
-impl Inject for Madvise {
-    fn name(&self) -> &'static str {
-        "madvise"
-    }
-
-    /// To the kernel, whoever does this has touched the frame: it is an action required whatever
-    /// `cause` says, and the mender has dealt with it when this returns.
-    fn inject(&self, gpa: Gpa, _cause: Cause) -> Result<(), InjectError> {
-        let hva = locate(&self.shared, gpa)?.align_down(PageSize::SIZE_4K);
-        // The signal goes to the thread that does it, and means no access that could be executed
-        // again. So does a vCPU's: it is kept and asked about. On a thread of its own, because the
-        // caller's may be a vCPU's already.
-        let poisoned = thread::scope(|scope| scope.spawn(|| poison(hva)).join());
-        poisoned.unwrap_or_else(|panic| resume_unwind(panic))
-    }
-}
-
-fn poison(hva: Hva) -> Result<(), InjectError> {
-    let call = |call, source| InjectError::Call { call, source };
-    let mut thread = VcpuThread::new().map_err(|error| {
-        call(
-            "registering the thread that injects",
-            io::Error::other(error),
-        )
-    })?;
-    // SAFETY: what the frame held is to be lost, which is the point.
-    let done =
-        thread.run(|| unsafe { advise(hva, PageSize::SIZE_4K.bytes(), libc::MADV_HWPOISON) });
-    // A page that others use meanwhile is taken away as well, though the kernel says EBUSY.
-    if thread.take_fault().is_some() {
-        return Ok(());
-    }
-    done.map_err(|source| match source.raw_os_error() {
-        Some(libc::EPERM) => InjectError::NotPermitted {
-            call: "madvise(MADV_HWPOISON)",
-        },
-        Some(libc::EINVAL) => InjectError::NoMemoryFailure,
-        _ => call("madvise(MADV_HWPOISON)", source),
-    })
 }

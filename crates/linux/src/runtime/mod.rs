@@ -1,7 +1,6 @@
 //! A running mender: the engine on its own thread, and the handle through which a VMM uses it.
 
 mod builder;
-mod corrupt;
 mod inject;
 mod thread;
 mod vcpu;
@@ -10,15 +9,15 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread::JoinHandle;
 
-use pagemend_core::address::{Gpa, GpaRange, Hva};
+use pagemend_core::address::{Gpa, GpaRange, Hva, HvaRange};
 use pagemend_core::event::Totals;
 use pagemend_core::fault::{Evidence, Fault, Verdict};
 use pagemend_core::ledger::{Cause, Ledger};
 use pagemend_core::map::{MemoryMap, Segment};
-use pagemend_core::mender::Mender;
+use pagemend_core::mender::{Mender, Reset};
 use pagemend_core::plan::Capabilities;
 
 use crate::guard::GuestRegion;
@@ -29,12 +28,26 @@ use crate::memory::GuestMemory;
 use crate::uffd::Origin;
 
 pub use builder::{BuildError, Builder};
-pub use corrupt::CorruptPfn;
-pub use inject::{Emulated, Inject, InjectError, Madvise};
+pub use inject::{CorruptPfn, Emulated, Inject, InjectError, Madvise};
 pub use vcpu::{TooManyVcpus, VcpuFault, VcpuThread};
 
 /// A process has one SIGBUS handler, so it has one mender.
 static RUNNING: AtomicBool = AtomicBool::new(false);
+
+/// Something for the mender's thread to do between faults.
+type Errand = Box<dyn FnOnce(&mut Mender<LinuxHost>) + Send>;
+
+/// Where the guest sees a region, and where this process does.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    gpa: GpaRange,
+    hva: HvaRange,
+}
+
+/// The mender's thread has ended, which it does only where it panicked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the mender's thread has ended: a bug, of which it left a panic message")]
+pub struct MenderGone;
 
 /// What the handle and the mender's thread both use.
 pub(crate) struct Shared {
@@ -45,8 +58,14 @@ pub(crate) struct Shared {
     /// The mender's thread, once it runs.
     thread: AtomicI32,
     origin: Option<Origin>,
+    /// Whether the kernel tells the mender's thread of errors that nobody has touched.
+    early_kill: bool,
     /// Addresses of which the mender's thread is to hear as if the kernel had found them.
     pretended: Mutex<VecDeque<Hva>>,
+    /// What else the mender's thread is asked to do; none once it has ended.
+    errands: Mutex<Option<VecDeque<Errand>>>,
+    /// Where each region is: they do not move.
+    places: Arc<[Place]>,
     /// Guest memory that was given with its region lives as long as the mender.
     memory: Vec<Arc<GuestMemory>>,
 }
@@ -69,6 +88,36 @@ impl Shared {
             self.thread.load(Ordering::Acquire),
             "a hook or listener asked the mender that is calling it: use what the event says"
         );
+    }
+
+    /// Has the mender's thread do something when it has handled every fault that came before, and
+    /// waits for the result.
+    fn ask<T: Send + 'static>(
+        &self,
+        errand: impl FnOnce(&mut Mender<LinuxHost>) -> T + Send + 'static,
+    ) -> Result<T, MenderGone> {
+        self.assert_elsewhere();
+        let (answer, answered) = mpsc::channel();
+        let errand = move |mender: &mut Mender<LinuxHost>| {
+            // Who asked waits for it.
+            let _ = answer.send(errand(mender));
+        };
+        self.errands()
+            .as_mut()
+            .ok_or(MenderGone)?
+            .push_back(Box::new(errand));
+        self.ring();
+        // Whatever becomes of the thread, the errand is done or dropped.
+        answered.recv().map_err(|_| MenderGone)
+    }
+
+    fn errands(&self) -> MutexGuard<'_, Option<VecDeque<Errand>>> {
+        self.errands.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Wakes the mender's thread, which cannot miss it: the doorbell rings until it is read.
+    fn ring(&self) {
+        let _ = rustix::io::write(self.doorbell, &1u64.to_ne_bytes());
     }
 
     fn pretended(&self) -> MutexGuard<'_, VecDeque<Hva>> {
@@ -111,7 +160,19 @@ impl Pagemend {
 
     /// Registers the calling thread as one that runs a vCPU.
     pub fn vcpu_thread(&self) -> Result<VcpuThread, TooManyVcpus> {
-        VcpuThread::new()
+        VcpuThread::new(Arc::clone(&self.shared.places))
+    }
+
+    /// Resets the guest's memory, as a machine's reset does: healthy bytes stay, lost frames become
+    /// fresh zeroed memory, pages that were abandoned whole can be used again, pages get the size
+    /// that they were configured with where the host has such, and the ledger is cleared. Addresses,
+    /// and so memory slots, stay. What the host has no memory for stays lost, as the result says.
+    ///
+    /// Nobody may use guest memory meanwhile: the VMM has stopped its vCPUs and asked each of them
+    /// for the [fault](VcpuThread::take_fault) that it has met, and its devices have finished. Hooks
+    /// and leases count, page by page, as at a mend.
+    pub fn reset(&self) -> Result<Reset, MenderGone> {
+        self.shared.ask(Mender::reset)
     }
 
     /// Guest memory for device models and whoever else reads and writes it: access gives an error
@@ -182,15 +243,13 @@ impl Pagemend {
         Emulated::new(Arc::clone(&self.shared))
     }
 
-    /// Makes the kernel treat memory as failed: needs CAP_SYS_ADMIN and `CONFIG_MEMORY_FAILURE`,
-    /// and takes the page out of use until the machine is booted again.
+    /// Makes the kernel treat memory as failed that somebody has touched: needs CAP_SYS_ADMIN and
+    /// `CONFIG_MEMORY_FAILURE`, and takes the page out of use until the machine is booted again.
     pub fn madvise_errors(&self) -> Madvise {
         Madvise::new(Arc::clone(&self.shared))
     }
 
-    /// Makes the kernel find memory failed that nobody has touched, as a scrubber would: needs
-    /// CAP_SYS_ADMIN and the module hwpoison-inject, and takes the page out of use until the
-    /// machine is booted again.
+    /// The same as a scrubber finds it: needs debugfs and the module hwpoison-inject besides.
     pub fn corrupt_pfn_errors(&self) -> CorruptPfn {
         CorruptPfn::new(Arc::clone(&self.shared))
     }
@@ -204,8 +263,7 @@ impl Drop for Pagemend {
             return;
         }
         self.shared.stop.store(true, Ordering::Release);
-        // The thread cannot miss it: the doorbell keeps ringing until it is read.
-        let _ = rustix::io::write(self.shared.doorbell, &1u64.to_ne_bytes());
+        self.shared.ring();
         if let Some(thread) = self.thread.take() {
             // A thread that panicked has cleaned up after itself.
             let _ = thread.join();

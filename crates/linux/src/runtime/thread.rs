@@ -1,15 +1,18 @@
 //! The mender's thread: receives faults, and answers them one after another.
 
+use std::collections::VecDeque;
 use std::io;
 use std::os::fd::AsFd;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError, mpsc};
+use std::sync::{Arc, MutexGuard, PoisonError, mpsc};
 use std::thread::JoinHandle;
 
 use pagemend_core::fault::{Fault, Verdict};
+use pagemend_core::mender::Mender;
 use rustix::event::{PollFd, PollFlags};
 
 use super::{Shared, inject};
+use crate::host::LinuxHost;
 use crate::intake::notice::Notices;
 use crate::intake::{self, ranges, slot, threads};
 
@@ -27,7 +30,7 @@ pub(super) fn start(
     let thread = thread.spawn(move || {
         shared.thread.store(threads::current(), Ordering::Release);
         intake::set_mender_thread();
-        let notices = Notices::new().and_then(|notices| {
+        let notices = Notices::new(shared.early_kill).and_then(|notices| {
             prologue.map_or(Ok(()), |prologue| prologue())?;
             Ok(notices)
         });
@@ -37,7 +40,7 @@ pub(super) fn start(
         };
         let told = ready.send(outcome);
         if let (Some(notices), Ok(())) = (notices, told) {
-            let _leave_nobody_waiting = Closing;
+            let _leave_nobody_waiting = Closing(&shared);
             serve(&shared, &notices);
         }
     })?;
@@ -49,12 +52,13 @@ pub(super) fn start(
 }
 
 /// However the thread ends, nobody waits for it any more and nobody starts to.
-struct Closing;
+struct Closing<'a>(&'a Shared);
 
-impl Drop for Closing {
+impl Drop for Closing<'_> {
     fn drop(&mut self) {
         ranges::clear();
         slot::close();
+        *self.0.errands() = None;
     }
 }
 
@@ -72,11 +76,22 @@ fn serve(shared: &Shared, notices: &Notices) {
             while let Some(fault) = notice(shared, notices) {
                 handle(shared, fault);
             }
-            let Some(taken) = slot::take() else { break };
-            let verdict = taken.fault().map(|fault| handle(shared, fault));
-            taken.answer(verdict.unwrap_or(Verdict::Mended));
+            if let Some(taken) = slot::take() {
+                let verdict = taken.fault().map(|fault| handle(shared, fault));
+                taken.answer(verdict.unwrap_or(Verdict::Mended));
+                continue;
+            }
+            let errand = shared.errands().as_mut().and_then(VecDeque::pop_front);
+            match errand {
+                Some(errand) => errand(&mut engine(shared)),
+                None => break,
+            }
         }
     }
+}
+
+fn engine(shared: &Shared) -> MutexGuard<'_, Mender<LinuxHost>> {
+    shared.mender.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The next error that nobody has touched. One that is only pretended comes the same way, and one
@@ -92,6 +107,5 @@ fn notice(shared: &Shared, notices: &Notices) -> Option<Fault> {
 }
 
 fn handle(shared: &Shared, fault: Fault) -> Verdict {
-    let mut mender = shared.mender.lock().unwrap_or_else(PoisonError::into_inner);
-    mender.handle(fault)
+    engine(shared).handle(fault)
 }

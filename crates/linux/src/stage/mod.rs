@@ -44,6 +44,8 @@ struct Part {
 pub(crate) struct Stage {
     target: Target,
     settings: Settings,
+    /// How far the bounce buffer holds what was read for this stage; none where nothing is in it.
+    pub(crate) bounced: Option<u64>,
     fill: Mapping,
     extents: Vec<Extent>,
     /// In order, covering the page.
@@ -63,19 +65,50 @@ impl Stage {
         settings: Settings,
         policy: Option<NumaPolicy>,
     ) -> io::Result<Self> {
-        let fill = Mapping::reserve(target.page.len(), target.segment.page_size)?;
-        let mut stage = Self {
+        let mut stage = Self::empty(target, settings)?;
+        stage.climb_down(files, policy)?;
+        Ok(stage)
+    }
+
+    /// The memory that the page consists of now, which swaps have put there.
+    pub(crate) fn of_what_is_there(
+        files: &Arc<Files>,
+        target: Target,
+        settings: Settings,
+    ) -> io::Result<Self> {
+        let mut stage = Self::empty(target, settings)?;
+        for segment in &stage.target.segments {
+            let source = segment.source.ok_or(io::ErrorKind::NotFound)?;
+            let len = segment.gpa.len();
+            stage.parts.push(Part {
+                at: segment.gpa.start().get() - stage.target.page.start().get(),
+                len,
+                page_size: segment.page_size,
+                kind: match segment.backing {
+                    Backing::Hugetlb => Kind::Hugetlb(segment.page_size),
+                    _ => Kind::Shmem,
+                },
+                extent: stage.extents.len(),
+                offset: 0,
+            });
+            stage.extents.push(Extent::in_use(files, source, len));
+        }
+        Ok(stage)
+    }
+
+    fn empty(target: Target, settings: Settings) -> io::Result<Self> {
+        let size = PageSize::from_bytes(target.page.len()).unwrap_or(PageSize::SIZE_4K);
+        Ok(Self {
+            fill: Mapping::reserve(target.page.len(), size)?,
             target,
             settings,
-            fill,
+            bounced: None,
             extents: vec![],
             parts: vec![],
             reasons: vec![],
             lost: vec![],
             views: vec![],
-        };
-        stage.climb_down(files, policy)?;
-        Ok(stage)
+        })
     }
 
     pub(crate) fn target(&self) -> &Target {
@@ -85,6 +118,11 @@ impl Stage {
     /// Where salvage puts the byte at `offset` of the page.
     pub(crate) fn fill_at(&self, offset: u64) -> *mut u8 {
         self.fill.at(offset)
+    }
+
+    /// Whether its memory can be written through its file: that of hugetlb pools cannot.
+    pub(crate) fn takes_writes(&self) -> bool {
+        self.parts.iter().all(|part| part.kind == Kind::Shmem)
     }
 
     /// Writes the page through its file.
@@ -220,7 +258,7 @@ impl Stage {
         if self.views.is_empty() {
             self.prepare(files, uffd, None)?;
         }
-        let target = self.target;
+        let target = self.target.clone();
         for view in self.views.drain(..) {
             let hva = target
                 .hva

@@ -124,7 +124,9 @@ fn a_listener_that_asks_the_mender_panics_rather_than_wait_for_itself() {
                 let pagemend = unsafe { &*seen.load(Ordering::Acquire) };
                 let settled = catch_unwind(AssertUnwindSafe(|| pagemend.settle()));
                 let asked = catch_unwind(AssertUnwindSafe(|| pagemend.totals()));
-                outcome.send(settled.is_err() && asked.is_err()).unwrap();
+                let reset = catch_unwind(AssertUnwindSafe(|| pagemend.reset()));
+                let refused = settled.is_err() && asked.is_err() && reset.is_err();
+                outcome.send(refused).unwrap();
             }
         })
     });

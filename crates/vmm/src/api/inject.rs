@@ -31,7 +31,7 @@ struct Wish {
 pub enum Kind {
     /// Action required: by whoever touches it.
     Ar,
-    /// Action optional: before anybody touches it.
+    /// Action optional: the mender is told before anybody touches it.
     Ao,
 }
 
@@ -41,9 +41,9 @@ pub enum Kind {
 pub enum Method {
     /// The machine's process alone knows of it.
     Emulated,
-    /// `madvise(MADV_HWPOISON)`: to the kernel somebody has touched it.
+    /// `madvise(MADV_HWPOISON)`.
     Madvise,
-    /// The kernel's module hwpoison-inject: to the kernel a scrubber has found it.
+    /// The kernel's module hwpoison-inject: a scrubber has found it.
     CorruptPfn,
 }
 
@@ -101,58 +101,65 @@ pub(super) struct Injection {
     seed: Option<u64>,
 }
 
+/// Frames that are tried where only those will do that are in memory already.
+const TRIES: u64 = 1024;
+
 /// Does what `body` asks for.
 pub(super) fn inject(vm: &Vm, body: &[u8]) -> Result<Injection, Refusal> {
     let wish: Wish =
         serde_json::from_slice(body).map_err(|error| Refusal::Malformed(error.to_string()))?;
-    let cause = wish.cause()?;
     let pagemend = vm.pagemend();
-    let (gpa, seed) = match (wish.gpa, wish.seed) {
+    match (wish.gpa, wish.seed) {
         (Some(_), Some(_)) => {
             let why = "a seed is for a random frame, and gpa names one";
-            return Err(Refusal::CannotBe(why.to_owned()));
+            Err(Refusal::CannotBe(why.to_owned()))
         }
-        (Some(gpa), None) => (gpa.frame(), None),
+        (Some(gpa), None) => Ok(wish.fulfil(pagemend, gpa, None)?),
         (None, seed) => {
             let seed = seed.unwrap_or_else(from_clock);
             let ranges: Vec<_> = vm.ram().ranges().collect();
-            let gpa = pick(&ranges, seed, |gpa| pagemend.is_lost(gpa));
-            (gpa.ok_or(Refusal::NothingLeft)?, Some(seed))
+            let pick = |seed| {
+                let gpa = pick(&ranges, seed, |gpa| pagemend.is_lost(gpa));
+                gpa.ok_or(Refusal::NothingLeft)
+            };
+            for seed in seed..seed.saturating_add(TRIES) {
+                match wish.fulfil(pagemend, pick(seed)?, Some(seed)) {
+                    Err(InjectError::NoMemory { .. }) => {}
+                    other => return Ok(other?),
+                }
+            }
+            Ok(wish.fulfil(pagemend, pick(seed)?, Some(seed))?)
         }
-    };
-    let page = page_of(pagemend, gpa)?;
-    match wish.method {
-        Method::Emulated => pagemend.emulated_errors().inject(gpa, cause),
-        Method::Madvise => pagemend.madvise_errors().inject(gpa, cause),
-        Method::CorruptPfn => pagemend.corrupt_pfn_errors().inject(gpa, cause),
-    }?;
-    Ok(Injection {
-        schema: INJECTION_SCHEMA,
-        gpa,
-        page,
-        kind: wish.kind,
-        method: wish.method,
-        seed,
-    })
+    }
 }
 
 impl Wish {
-    /// How the kernel says it, where the method can have it said so.
-    fn cause(&self) -> Result<Cause, Refusal> {
-        match (self.kind, self.method) {
-            (Kind::Ar, Method::Emulated | Method::Madvise) => Ok(Cause::ActionRequired),
-            (Kind::Ao, Method::Emulated | Method::CorruptPfn) => Ok(Cause::ActionOptional),
-            (Kind::Ao, Method::Madvise) => Err(Refusal::CannotBe(
-                "to the kernel, whoever uses madvise has touched the frame: kind is ar; ao is \
-                 made by emulated and corrupt-pfn"
-                    .to_owned(),
-            )),
-            (Kind::Ar, Method::CorruptPfn) => Err(Refusal::CannotBe(
-                "to the kernel, nobody has touched what corrupt-pfn names: kind is ao; ar is made \
-                 by emulated and madvise"
-                    .to_owned(),
-            )),
-        }
+    /// Makes the frame at `gpa` fail.
+    fn fulfil(
+        &self,
+        pagemend: &Pagemend,
+        gpa: Gpa,
+        seed: Option<u64>,
+    ) -> Result<Injection, InjectError> {
+        let gpa = gpa.frame();
+        let page = page_of(pagemend, gpa)?;
+        let cause = match self.kind {
+            Kind::Ar => Cause::ActionRequired,
+            Kind::Ao => Cause::ActionOptional,
+        };
+        match self.method {
+            Method::Emulated => pagemend.emulated_errors().inject(gpa, cause),
+            Method::Madvise => pagemend.madvise_errors().inject(gpa, cause),
+            Method::CorruptPfn => pagemend.corrupt_pfn_errors().inject(gpa, cause),
+        }?;
+        Ok(Injection {
+            schema: INJECTION_SCHEMA,
+            gpa,
+            page,
+            kind: self.kind,
+            method: self.method,
+            seed,
+        })
     }
 }
 

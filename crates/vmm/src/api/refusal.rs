@@ -1,5 +1,7 @@
 //! What a request gets that is not done: a status and a sentence.
 
+use std::io::ErrorKind;
+
 use pagemend::InjectError;
 use serde::Serialize;
 
@@ -44,18 +46,26 @@ impl Refusal {
         match self {
             Self::NotHttp(_) | Self::Malformed(_) => 400,
             Self::Inject(InjectError::NotPermitted { .. }) => 403,
+            Self::Inject(InjectError::NoHwpoisonInject { source, .. })
+                if source.kind() == ErrorKind::PermissionDenied =>
+            {
+                403
+            }
             Self::NoSuchPath(_) => 404,
             Self::WrongMethod { .. } => 405,
             Self::TooSlow => 408,
             Self::Vm(VmError::Ended)
             | Self::NothingLeft
-            | Self::Inject(InjectError::Lost { .. }) => 409,
+            | Self::Inject(InjectError::Lost { .. } | InjectError::NoMemory { .. }) => 409,
             Self::NoLength => 411,
             Self::BodyTooLarge(_) => 413,
             Self::Expectation => 417,
-            Self::CannotBe(_) | Self::Inject(InjectError::Unknown { .. }) => 422,
+            Self::CannotBe(_)
+            | Self::Inject(InjectError::Unknown { .. } | InjectError::OtherCause { .. }) => 422,
             Self::HeadTooLarge => 431,
-            Self::Inject(InjectError::NoMemoryFailure | InjectError::NoInjector { .. }) => 501,
+            Self::Inject(InjectError::NoMemoryFailure | InjectError::NoHwpoisonInject { .. }) => {
+                501
+            }
             Self::TooMany => 503,
             Self::Vm(_) | Self::Inject(_) => 500,
         }

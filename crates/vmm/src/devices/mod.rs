@@ -1,11 +1,13 @@
 //! The devices that a stock kernel needs to start, to speak and to end: two serial ports, a reset
-//! line and a power switch. Everything else reads as if nothing were there.
+//! line, a power switch and a bell for emergencies. Everything else reads as if nothing were there.
 
+pub(crate) mod panic;
 pub(crate) mod power;
 pub(crate) mod serial;
 
 use std::sync::Arc;
 
+use crate::events::Hub;
 use power::Power;
 use serial::SerialPort;
 
@@ -23,12 +25,14 @@ pub(crate) enum Demand {
 pub(crate) struct Ports {
     pub(crate) console: Arc<SerialPort>,
     pub(crate) channel: Arc<SerialPort>,
+    pub(crate) hub: Hub,
 }
 
 impl Ports {
     pub(crate) fn read(&self, port: u16, data: &mut [u8]) {
         match (self.serial(port), data) {
             (Some((serial, offset)), [byte]) => *byte = serial.read(offset),
+            (None, [byte]) if port == panic::PORT => *byte = panic::read(),
             (None, [byte]) if Power::has(port) => *byte = Power::read(port),
             // A bus on which nobody answers.
             (_, data) => data.fill(0xff),
@@ -41,6 +45,10 @@ impl Ports {
         match self.serial(port) {
             Some((serial, offset)) => {
                 serial.write(offset, byte);
+                None
+            }
+            None if port == panic::PORT => {
+                panic::write(byte, &self.hub);
                 None
             }
             None => Power::write(port, byte),

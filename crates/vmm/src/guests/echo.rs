@@ -1,5 +1,5 @@
-//! A guest that gives back what is typed into its console, and at a `q` switches the machine off:
-//! something that lives until it is told otherwise.
+//! A guest that writes to its first serial port what comes in at its second, up to the end of a
+//! line, and says on the second how many bytes that were.
 
 use std::arch::global_asm;
 
@@ -15,29 +15,31 @@ global_asm!(
     ".global pagemend_echo_start",
     ".global pagemend_echo_end",
     "pagemend_echo_start:",
-    // The first vCPU alone has the console.
-    "    test rdi, rdi",
-    "    jnz 30f",
-    "10: mov edx, {status}",
-    "11: in al, dx",
-    "    pause",
-    "    test al, 1", // a byte has come
-    "    jz 11b",
-    "    mov edx, {data}",
+    "    xor ebx, ebx",
+    "10: mov edx, {com2} + 5", // line status; bit 0: there is a byte
     "    in al, dx",
+    "    test al, 1",
+    "    pause",
+    "    jz 10b",
+    "    mov edx, {com2}",
+    "    in al, dx",
+    "    inc ebx",
+    "    mov edx, {com1}",
     "    out dx, al",
-    "    cmp al, 'q'",
+    "    cmp al, 10",
     "    jne 10b",
+    "    mov edx, {com2}",
+    "    mov al, bl",
+    "    out dx, al",
     "    mov edx, {sleep_control}",
     "    mov al, {off}",
     "    out dx, al",
-    "30: pause",
-    "    jmp 30b",
+    "20: hlt",
+    "    jmp 20b",
     "pagemend_echo_end:",
     ".popsection",
-    data = const crate::devices::serial::COM1,
-    // The line status register of a 16550A.
-    status = const crate::devices::serial::COM1 + 5,
+    com1 = const crate::devices::serial::COM1,
+    com2 = const crate::devices::serial::COM2,
     sleep_control = const crate::devices::power::SLEEP_CONTROL,
     off = const crate::devices::power::OFF,
 );

@@ -2,6 +2,8 @@
 //! written for [`Payload::Flat`](crate::Payload::Flat).
 
 pub mod echo;
+pub mod parrot;
+pub mod restart;
 pub mod touch;
 
 /// The bytes between two labels of `global_asm!`.

@@ -18,7 +18,7 @@ use crate::memory::Ram;
 const PARAMETERS: Gpa = Gpa::new(0x20_0000);
 /// The addresses to read, [`ENTRY`] bytes each.
 const TABLE: Gpa = Gpa::new(0x21_0000);
-const ENTRY: u64 = 32;
+const ENTRY: u64 = 64;
 /// A page for each vCPU but the first: what it saw of the clock.
 const CLOCKS: Gpa = Gpa::new(0x20_2000);
 const CLOCK: u64 = 0x1000;
@@ -41,6 +41,9 @@ pub struct Touch {
     /// From before the read until after it, or until the machine check, in ticks of the guest's
     /// time stamp counter.
     pub ticks: u64,
+    /// The longest time between two readings of the clock by the second vCPU meanwhile, in ticks;
+    /// none where there is no second vCPU.
+    pub bystander: Option<u64>,
 }
 
 /// What a vCPU saw that did nothing but read the clock.
@@ -48,8 +51,6 @@ pub struct Touch {
 pub struct Clock {
     /// How often it did.
     pub rounds: u64,
-    /// The longest time between two readings, in ticks.
-    pub longest: u64,
     /// How often the time between two readings had so many significant bits.
     pub gaps: [u64; BUCKETS],
 }
@@ -60,7 +61,7 @@ pub fn code() -> Vec<u8> {
 }
 
 /// Tells a guest of `vcpus` that has not been started which addresses to read, and whether it
-/// `listens` to machine checks.
+/// `listens` to machine checks: then it begins to read when it has been told of so many frames.
 ///
 /// # Errors
 ///
@@ -69,16 +70,23 @@ pub fn code() -> Vec<u8> {
 /// # Panics
 ///
 /// If there are more than [`MAX_TOUCHES`].
-pub fn set(ram: &Ram, vcpus: u8, listens: bool, addresses: &[Gpa]) -> Result<(), GuardError> {
+pub fn set(
+    ram: &Ram,
+    vcpus: u8,
+    listens: Option<u64>,
+    addresses: &[Gpa],
+) -> Result<(), GuardError> {
     let count = addresses.len() as u64;
     assert!(count <= MAX_TOUCHES, "{count} addresses are too many");
     let table: Vec<u8> = addresses
         .iter()
-        .flat_map(|gpa| [gpa.get(), 0, 0, 0])
+        .flat_map(|gpa| [gpa.get(), 0, 0, 0, 0, 0, 0, 0])
         .flat_map(u64::to_le_bytes)
         .collect();
     ram.write(TABLE, &table)?;
-    let parameters = [count, u64::from(vcpus) - 1, 0, 0, listens.into()];
+    let awaited = listens.unwrap_or(0);
+    let listens = u64::from(listens.is_some());
+    let parameters = [count, u64::from(vcpus) - 1, 0, 0, listens, awaited];
     ram.write(PARAMETERS, &parameters.map(u64::to_le_bytes).concat())
 }
 
@@ -98,6 +106,7 @@ pub fn touches(ram: &Ram, count: usize) -> Result<Vec<Touch>, GuardError> {
             value: (entry[3] == 0).then_some(entry[1]),
             told: (entry[3] != 0).then_some(Gpa::new(entry[3])),
             ticks: entry[2],
+            bystander: (entry[4] != 0).then_some(entry[4]),
         })
         .collect())
 }
@@ -133,7 +142,6 @@ pub fn clock(ram: &Ram, vcpu: u8) -> Result<Clock, GuardError> {
     gaps.copy_from_slice(&words[2..]);
     Ok(Clock {
         rounds: words[0],
-        longest: words[1],
         gaps,
     })
 }
@@ -196,17 +204,24 @@ global_asm!(
     "12: mov rax, cr4",
     "    or rax, 0x40",
     "    mov cr4, rax",
-    // Wait for the others, which count themselves.
+    // Wait for what is to be told first, and for the others, which count themselves.
+    "13: mov rax, qword ptr [rbp + 24]",
+    "    pause",
+    "    cmp rax, qword ptr [rbp + 40]",
+    "    jb 13b",
     "20: mov rax, qword ptr [rbp + 16]",
     "    pause",
     "    cmp rax, qword ptr [rbp + 8]",
     "    jb 20b",
-    // The table: address, value, ticks, told.
+    // The table: address, value, ticks, told, the second vCPU's longest gap meanwhile.
     "    mov r12, qword ptr [rbp]",
     "    mov rbx, {table}",
     "30: test r12, r12",
     "    jz 40f",
     "    mov rsi, qword ptr [rbx]",
+    "    mov r13, {clocks}",
+    "    xor edx, edx",
+    "    xchg qword ptr [r13 + 8], rdx",
     "    lfence",
     "    rdtsc",
     "    lfence",
@@ -220,7 +235,18 @@ global_asm!(
     "    mov qword ptr [rbx + 8], rdi",
     "32: sub rax, r8",
     "    mov qword ptr [rbx + 16], rax",
-    "    add rbx, {entry}",
+    "    cmp qword ptr [rbp + 8], 0",
+    "    je 34f",
+    // A gap that lasts until now is known when the clock has been read twice more.
+    "    mov rcx, qword ptr [r13]",
+    "33: pause",
+    "    mov rdx, qword ptr [r13]",
+    "    sub rdx, rcx",
+    "    cmp rdx, 2",
+    "    jb 33b",
+    "    mov rdx, qword ptr [r13 + 8]",
+    "    mov qword ptr [rbx + 32], rdx",
+    "34: add rbx, {entry}",
     "    dec r12",
     "    jmp 30b",
     // Off.
@@ -229,7 +255,8 @@ global_asm!(
     "    out dx, al",
     "    hlt",
     "    jmp 40b",
-    // The other vCPUs: read the clock, note the longest gap and how many gaps had so many bits.
+    // The other vCPUs: read the clock, note the longest gap since the first vCPU asked, and how
+    // many gaps had so many bits.
     "50: lea rbx, [rdi - 1]",
     "    shl rbx, 12",
     "    add rbx, {clocks}",

@@ -47,6 +47,8 @@ pub enum Task {
     Vcpu,
     /// It is the library's, and mends.
     Mender,
+    /// It calls vCPUs out of the guest when it is time.
+    Bell,
     /// It feeds a serial port.
     Input,
     /// It takes connections to the API, or serves one.
@@ -59,9 +61,10 @@ pub enum Task {
 
 impl Task {
     /// All of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Vcpu,
         Self::Mender,
+        Self::Bell,
         Self::Input,
         Self::Api,
         Self::Events,
@@ -73,6 +76,7 @@ impl Task {
         match self {
             Self::Vcpu => "vcpu",
             Self::Mender => "mender",
+            Self::Bell => "bell",
             Self::Input => "input",
             Self::Api => "api",
             Self::Events => "events",

@@ -154,7 +154,7 @@ fn lists(task: Task) -> Vec<&'static [Allow]> {
         Task::Mender => vec![EVERY, MENDER],
         Task::Input => vec![EVERY, TALKS],
         Task::Api => vec![EVERY, STARTS_THREADS, RESETS, TALKS, API],
-        Task::Events => vec![EVERY],
+        Task::Bell | Task::Events => vec![EVERY],
         Task::Main => vec![EVERY, STARTS_THREADS, RESETS, TALKS, MAIN],
     }
 }

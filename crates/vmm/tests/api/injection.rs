@@ -93,8 +93,11 @@ fn a_wish_that_cannot_be_is_refused_for_its_reason() {
             422,
             "seed",
         ),
-        (json!({ "kind": "ao", "method": "madvise" }), 422, "ar"),
-        (json!({ "kind": "ar", "method": "corrupt-pfn" }), 422, "ao"),
+        (
+            json!({ "kind": "ar", "method": "corrupt-pfn" }),
+            422,
+            "told early",
+        ),
         (json!([]), 400, "length"),
     ] {
         let answer = inject(&machine, wish.clone());

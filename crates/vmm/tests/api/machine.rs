@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use pagemend::{MemoryKind, Policy};
 use pagemend_vmm::api::{Api, ApiSocket, Client};
-use pagemend_vmm::guests::echo;
+use pagemend_vmm::guests::parrot;
 use pagemend_vmm::seccomp::Seccomp;
 use pagemend_vmm::{Console, CpuModel, End, MemoryConfig, Payload, Untold, Vm, VmConfig, VmError};
 use serde_json::Value;
@@ -55,7 +55,7 @@ impl Machine {
             },
             vcpus: 2,
             cpu: CpuModel::Host,
-            payload: Payload::Flat(echo::code()),
+            payload: Payload::Flat(parrot::code()),
             console: Console::Off,
             channel: None,
             untold: Untold::Stop,

@@ -98,16 +98,22 @@ impl Guest {
         (0..cells.len()).all(|frame| cells[frame].place == places[frame])
     }
 
-    /// The first frame that shows what the guest did not write, with what it shows.
-    pub(crate) fn first_wrong(&self, physical: &Physical) -> Option<(Gpa, u64)> {
+    /// The first frame that shows what the guest did not write, with what it shows; frames of
+    /// `unread` are not looked at.
+    pub(crate) fn first_wrong(
+        &self,
+        physical: &Physical,
+        unread: Option<GpaRange>,
+    ) -> Option<(Gpa, u64)> {
         let wrong = |cell: &Cell| {
             let frame = physical.frame(cell.place);
             !frame.faults() && cell.truth != Truth::Word(frame.word)
         };
+        let unread = |gpa| unread.is_some_and(|range| range.contains(gpa));
         self.regions.iter().find_map(|memory| {
-            let frame = memory.cells.iter().position(wrong)?;
-            let word = physical.frame(memory.cells[frame].place).word;
-            Some((memory.gpa.frames().nth(frame)?, word))
+            let mut cells = memory.gpa.frames().zip(&memory.cells);
+            let (gpa, cell) = cells.find(|(gpa, cell)| wrong(cell) && !unread(*gpa))?;
+            Some((gpa, physical.frame(cell.place).word))
         })
     }
 
@@ -189,6 +195,12 @@ impl Guest {
         if cell.truth != Truth::Gone {
             cell.truth = Truth::Word(word);
         }
+    }
+
+    /// The frame is fresh memory, of which everybody knows.
+    pub(crate) fn renew(&mut self, gpa: Gpa) {
+        let cell = self.cell_mut(gpa);
+        (cell.told, cell.truth) = (false, Truth::Word(0));
     }
 
     /// Everybody heard that the frame is lost. A discarded one may come back as zeroes.

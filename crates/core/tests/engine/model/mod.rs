@@ -20,13 +20,13 @@ use pagemend_core::address::{FRAME_SIZE, Gpa, GpaRange, PageSize};
 use pagemend_core::event::Event;
 use pagemend_core::fault::{Condition, Evidence, Fault};
 use pagemend_core::host::{Host, Salvaged, Swapped, Target};
-use pagemend_core::map::{Backing, Source};
+use pagemend_core::map::{Backing, Segment, Source};
 use pagemend_core::plan::Capabilities;
 use pagemend_core::time::Timestamp;
 
 use guest::Guest;
 use others::Others;
-use physical::{Kind, Object, Physical, Place, index};
+use physical::{Frame, Kind, Object, Physical, Place, index};
 use violation::Violation;
 use watch::{Staged, Watch};
 
@@ -47,7 +47,8 @@ pub(crate) enum ModelError {
 pub(crate) struct ModelStage {
     pub(crate) page: GpaRange,
     pub(crate) object: u32,
-    source: Option<Source>,
+    /// The frames that the engine says the page is made of; none where no file has them all.
+    sources: Option<Vec<Place>>,
     largest: PageSize,
     /// Tells the model when it is dropped.
     _alive: Rc<()>,
@@ -57,13 +58,17 @@ impl ModelStage {
     fn places(&self) -> Vec<Place> {
         run(self.object, 0, self.page.len() / FRAME_SIZE)
     }
+}
 
-    /// The frames that the engine says the page was made of.
-    fn sources(&self) -> Option<Vec<Place>> {
-        let Source { file, offset } = self.source?;
-        let frames = self.page.len() / FRAME_SIZE;
+/// The frames that the engine says a page is made of.
+fn sources(target: &Target) -> Option<Vec<Place>> {
+    let frames = target.segments.iter().map(|segment| {
+        let Source { file, offset } = segment.source?;
+        let frames = segment.gpa.len() / FRAME_SIZE;
         Some(run(file.0, offset / FRAME_SIZE, frames))
-    }
+    });
+    let frames: Option<Vec<_>> = frames.collect();
+    frames.map(|frames| frames.concat())
 }
 
 /// So many frames of an object.
@@ -157,6 +162,17 @@ impl ModelHost {
         }
     }
 
+    /// After a reset, what nobody calls lost can be used, unless it was hit again.
+    fn check_renewed(&mut self) {
+        let broken = self.guest.all().find(|(_, cell)| {
+            let frame = self.physical.frame(cell.place);
+            !cell.told && frame.faults() && !frame.is_struck()
+        });
+        if let Some((gpa, _)) = broken {
+            self.watch.broken(Violation::HealthyByteLost { gpa });
+        }
+    }
+
     /// A rule of the host's contract.
     fn require(&mut self, kept: bool, what: &'static str) {
         if !kept {
@@ -177,7 +193,7 @@ impl ModelHost {
     ) -> Result<Salvaged, ModelError> {
         let number = index(offset / FRAME_SIZE);
         let count = index(len.div_ceil(FRAME_SIZE));
-        let from = stage.sources().ok_or(ModelError::NoFileView)?;
+        let from = stage.sources.as_ref().ok_or(ModelError::NoFileView)?;
         let (from, to) = (&from[number..][..count], &stage.places()[number..][..count]);
         if !self.physical.has_file_view(from[0]) {
             return Err(ModelError::NoFileView);
@@ -188,8 +204,11 @@ impl ModelHost {
         if self.physical.is_unreadable(from[0]) {
             return Ok(Salvaged::Unreadable);
         }
+        let file = from[0].object;
         let stops = |(from, to): (&Place, &Place)| {
-            self.physical.is_unreadable(*from) || self.physical.frame(*to).faults()
+            from.object != file
+                || self.physical.is_unreadable(*from)
+                || self.physical.frame(*to).faults()
         };
         let readable = from.iter().zip(to).position(stops).unwrap_or(count);
         let start = offset - offset % FRAME_SIZE;
@@ -253,8 +272,8 @@ impl Host for ModelHost {
         self.require(self.watch.claimed.is_none(), "two pages are claimed");
         let result = self.enter().and_then(|()| self.end_leases(page));
         if result.is_ok() {
-            self.watch.claimed = Some(page);
-            self.paused = self.others.pausable;
+            self.watch.claim(&self.guest, page);
+            self.paused = self.others.pausable || self.watch.resetting;
         }
         self.leave(result)
     }
@@ -262,8 +281,9 @@ impl Host for ModelHost {
     fn release(&mut self, page: GpaRange) {
         self.let_others_run();
         self.needs_claim(page);
-        self.watch.claimed = None;
-        self.paused = false;
+        self.reap();
+        self.watch.release();
+        self.paused = self.watch.resetting;
         self.leave(());
     }
 
@@ -291,7 +311,7 @@ impl Host for ModelHost {
             ModelStage {
                 page,
                 object,
-                source: target.segment.source_of(page.start()),
+                sources: sources(target),
                 largest,
                 _alive: alive,
             }
@@ -336,6 +356,36 @@ impl Host for ModelHost {
         });
         drop(stage);
         self.leave(result)
+    }
+
+    fn renew(&mut self, frame: &Target) -> Result<(), ModelError> {
+        self.needs_claim(frame.page);
+        let apart = frame.page.len() == FRAME_SIZE && self.watch.resetting;
+        self.require(
+            apart,
+            "memory is renewed in place only at a reset, by frames",
+        );
+        let result = self.enter().map(|()| {
+            let place = self.guest.cell(frame.page.start()).place;
+            *self.physical.frame_mut(place) = Frame::default();
+            self.watch.renewed = Some(frame.page);
+        });
+        self.leave(result)
+    }
+
+    fn retire(&mut self, segments: &[Segment]) {
+        self.let_others_run();
+        for segment in segments {
+            let Some(Source { file, offset }) = segment.source else {
+                continue;
+            };
+            let frames = offset / FRAME_SIZE..(offset + segment.gpa.len()) / FRAME_SIZE;
+            let given =
+                |place: &Place| place.object == file.0 && frames.contains(&u64::from(place.frame));
+            let used = self.guest.places(segment.gpa).iter().any(given);
+            self.require(!used, "memory is given back that the guest uses");
+        }
+        self.leave(());
     }
 
     fn isolate(&mut self, frame: &Target) -> Result<(), ModelError> {

@@ -81,6 +81,11 @@ impl Others {
             .is_some_and(|random| chance(random, percent))
     }
 
+    /// Whether the VMM resets the guest now.
+    pub(crate) fn is_time_for_a_reset(&mut self) -> bool {
+        self.random.as_mut().is_some_and(|random| chance(random, 4))
+    }
+
     /// Reads may be short, even in the middle of a frame.
     pub(super) fn shorten(&mut self, len: u64) -> u64 {
         // Half frames, so that every length occurs in small pages too.
@@ -138,7 +143,7 @@ impl ModelHost {
     /// A device is given a frame, unless it has to wait.
     pub(crate) fn lease(&mut self, gpa: Gpa, stubborn: bool) {
         let claimed = self.watch.claimed.is_some_and(|page| page.contains(gpa));
-        if !claimed && self.guest.load(&self.physical, gpa).is_some() {
+        if !claimed && !self.watch.resetting && self.guest.load(&self.physical, gpa).is_some() {
             let place = self.guest.cell(gpa).place;
             self.others.leases.push(Lease {
                 gpa,
@@ -223,8 +228,10 @@ impl ModelHost {
             }
             40..60 if self.others.budget.errors > 0 => {
                 self.others.budget.errors -= 1;
+                // Of what nobody has mapped the kernel tells nobody.
+                let mapped = self.guest.load(&self.physical, gpa).is_some();
                 self.strike(gpa);
-                if chance(random, 50) {
+                if mapped && chance(random, 50) {
                     self.report(gpa, Cause::ActionOptional, None);
                 }
                 self.shuffle_queue(random);

@@ -19,6 +19,8 @@ pub(crate) enum Violation {
     ToldWrongly { gpa: Gpa },
     /// 3: the ledger says other than what was told.
     LedgerDiffers,
+    /// 3: a frame was told to be fresh memory and is what it was.
+    NotRenewed { gpa: Gpa },
     /// 4: a page was swapped under a consumer that stays with the old memory.
     TwoViews { page: GpaRange },
     /// 5: the page shows neither the old memory nor the finished new one.
@@ -37,7 +39,10 @@ impl Violation {
         match self {
             Self::SilentCorruption { .. } => Some(1),
             Self::HealthyByteLost { .. } => Some(2),
-            Self::LossNotTold { .. } | Self::ToldWrongly { .. } | Self::LedgerDiffers => Some(3),
+            Self::LossNotTold { .. }
+            | Self::ToldWrongly { .. }
+            | Self::LedgerDiffers
+            | Self::NotRenewed { .. } => Some(3),
             Self::TwoViews { .. } => Some(4),
             Self::HalfDone { .. } | Self::FailureHidden { .. } => Some(5),
             Self::OutOfOrder { .. } | Self::Leak => None,

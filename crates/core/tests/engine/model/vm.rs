@@ -9,7 +9,7 @@ use pagemend_core::fault::{Evidence, Verdict};
 use pagemend_core::host::Host;
 use pagemend_core::ledger::Cause;
 use pagemend_core::map::{Backing, FileId, Region, Source};
-use pagemend_core::mender::Mender;
+use pagemend_core::mender::{Mender, Reset};
 use pagemend_core::plan::{Action, Capabilities};
 use pagemend_core::policy::{Consumer, Policy};
 
@@ -235,6 +235,23 @@ impl<H: Modelled> Vm<H> {
                 model.watch.broken(Violation::LossNotTold { gpa });
             }
         }
+    }
+
+    /// The VMM resets the guest: its threads stand still, and devices are done.
+    pub(crate) fn reset(&mut self) -> Reset {
+        let model = self.model_mut();
+        (model.watch.resetting, model.paused) = (true, true);
+        let reset = self.mender.reset();
+        let (model, ledger) = (self.model(), self.mender.ledger());
+        let agrees = model.watch.agrees_with(&model.guest, ledger);
+        let model = self.model_mut();
+        (model.watch.resetting, model.paused) = (false, false);
+        if !agrees {
+            model.watch.broken(Violation::LedgerDiffers);
+        }
+        model.watch.check(&model.guest, &model.physical);
+        model.check_renewed();
+        reset
     }
 
     fn addresses(&self) -> Vec<(Gpa, bool)> {

@@ -11,7 +11,7 @@ use pagemend_core::fault::Verdict;
 use pagemend_core::ledger::Ledger;
 use pagemend_core::plan::{Action, Reason};
 
-use super::guest::Guest;
+use super::guest::{Cell, Guest};
 use super::physical::{Physical, Place, index};
 use super::violation::Violation;
 
@@ -34,6 +34,18 @@ struct Current {
     failed: Option<Reason>,
 }
 
+impl Current {
+    fn of(guest: &Guest, page: GpaRange) -> Self {
+        Self {
+            page,
+            before: guest.places(page),
+            shown: guest.places(page),
+            action: None,
+            failed: None,
+        }
+    }
+}
+
 /// What was seen so far.
 #[derive(Default)]
 pub(crate) struct Watch {
@@ -41,8 +53,14 @@ pub(crate) struct Watch {
     pub(crate) events: Vec<Event>,
     pub(crate) claimed: Option<GpaRange>,
     pub(crate) staged: Vec<Staged>,
+    /// The guest stands still and is given fresh memory.
+    pub(crate) resetting: bool,
+    /// What the host has renewed where it is, last.
+    pub(crate) renewed: Option<GpaRange>,
     current: Option<Current>,
     told: u64,
+    /// Frames that were told lost and are fresh memory since the present reset.
+    forgotten: u64,
 }
 
 impl Watch {
@@ -55,9 +73,27 @@ impl Watch {
         self.current.as_ref().map(|current| current.page)
     }
 
+    /// A page is claimed. At a reset that is the first that is heard of it.
+    pub(crate) fn claim(&mut self, guest: &Guest, page: GpaRange) {
+        self.claimed = Some(page);
+        if self.resetting {
+            self.current = Some(Current::of(guest, page));
+        }
+    }
+
+    /// The claimed page is released.
+    pub(crate) fn release(&mut self) {
+        self.claimed = None;
+        if self.resetting && !self.staged.is_empty() {
+            self.broken(Violation::Leak);
+        }
+    }
+
     /// What has to hold at any time.
     pub(crate) fn check(&mut self, guest: &Guest, physical: &Physical) {
-        if let Some((gpa, read)) = guest.first_wrong(physical) {
+        // At a reset it is said afterwards what reads zero, and nobody reads before.
+        let unread = self.resetting.then(|| self.page()).flatten();
+        if let Some((gpa, read)) = guest.first_wrong(physical, unread) {
             let truth = guest.cell(gpa).truth;
             self.broken(Violation::SilentCorruption { gpa, read, truth });
         }
@@ -89,13 +125,7 @@ impl Watch {
         let page = event.page;
         match &event.step {
             Step::Fault { .. } => {
-                self.current = Some(Current {
-                    page,
-                    before: guest.places(page),
-                    shown: guest.places(page),
-                    action: None,
-                    failed: None,
-                });
+                self.current = Some(Current::of(guest, page));
             }
             Step::Plan { action, .. } => {
                 if let Some(current) = &mut self.current {
@@ -106,6 +136,8 @@ impl Watch {
                 if let Some(current) = &mut self.current {
                     current.failed = Some(reason.clone());
                 }
+                // At a reset nothing more is heard of the page.
+                self.current.take_if(|_| self.resetting);
             }
             Step::Record { lost, lost_bytes } => {
                 let told = self.told;
@@ -116,6 +148,23 @@ impl Watch {
                     let gpa = page.start();
                     self.broken(Violation::ToldWrongly { gpa });
                 }
+            }
+            Step::Renew { zeroed, .. } => {
+                for gpa in zeroed.iter().flat_map(GpaRange::frames) {
+                    self.forget(guest, physical, gpa);
+                }
+                self.current = None;
+            }
+            Step::Reset {
+                cleared_frames,
+                lost,
+                ..
+            } => {
+                let lost: u64 = lost.iter().map(GpaRange::len).sum();
+                if self.told != lost / FRAME_SIZE || *cleared_frames != self.forgotten {
+                    self.broken(Violation::LedgerDiffers);
+                }
+                (self.forgotten, self.current) = (0, None);
             }
             done @ Step::Done { .. } => self.finish(guest, physical, done),
             _ => {}
@@ -145,6 +194,25 @@ impl Watch {
         }
         guest.tell(gpa);
         self.told += 1;
+    }
+
+    /// Everybody hears that a frame is fresh memory. It must have been lost, or unreadable.
+    fn forget(&mut self, guest: &mut Guest, physical: &Physical, gpa: Gpa) {
+        let was = self.current.as_ref().and_then(|current| {
+            let offset = current.page.offset_of(gpa)?;
+            Some(current.before[index(offset / FRAME_SIZE)])
+        });
+        let Cell { told, place, .. } = *guest.cell(gpa);
+        let fresh = was != Some(place) || self.renewed.is_some_and(|page| page.contains(gpa));
+        if !fresh {
+            self.broken(Violation::NotRenewed { gpa });
+        }
+        if !told && !was.is_some_and(|was| physical.is_unreadable(was)) {
+            self.broken(Violation::HealthyByteLost { gpa });
+        }
+        self.told -= u64::from(told);
+        self.forgotten += u64::from(told);
+        guest.renew(gpa);
     }
 
     /// The fault was dealt with: all of the page is accounted for.

@@ -1,0 +1,6 @@
+//! Flat guests of a few instructions on this machine's KVM.
+#![allow(clippy::unwrap_used, reason = "the harness fails as a test does")]
+
+mod machine;
+mod steer;
+mod touch;

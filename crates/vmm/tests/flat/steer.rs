@@ -1,0 +1,108 @@
+//! Starting, stopping, and starting again.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixListener;
+use std::thread;
+
+use pagemend::{Cause, Gpa, Inject};
+use pagemend_vmm::guests::{echo, restart, touch};
+use pagemend_vmm::{Console, CpuModel, End, Phase, Vm, VmConfig, VmError, What};
+
+use crate::machine::{alone, config};
+
+#[test]
+fn a_guest_can_start_again() {
+    let _alone = alone();
+    let vm = Vm::new(config(restart::code(), 1)).unwrap();
+    let events = vm.events().subscribe();
+    vm.resume().unwrap();
+    assert_eq!(vm.run_to_the_end().unwrap(), End::Off);
+    assert_eq!(restart::starts(vm.ram()).unwrap(), restart::ENOUGH);
+    drop(vm);
+    let resets = events
+        .iter()
+        .filter(|event| matches!(event.what, What::Reset { by_guest: true, .. }));
+    assert_eq!(resets.count() as u64, restart::ENOUGH - 1);
+}
+
+#[test]
+fn a_paused_guest_stands_still_and_is_told_afterwards_of_what_failed_meanwhile() {
+    let _alone = alone();
+    let vm = Vm::new(VmConfig {
+        cpu: CpuModel::Intel,
+        ..config(touch::code(), 3)
+    })
+    .unwrap();
+    let rounds = || {
+        let of = |vcpu| touch::clock(vm.ram(), vcpu).unwrap().rounds;
+        [of(1), of(2)]
+    };
+    touch::set(vm.ram(), 3, Some(1), &[]).unwrap();
+    vm.resume().unwrap();
+    // The guest cannot end before it has been told of a lost frame, so its clocks run.
+    while rounds().contains(&0) {
+        thread::yield_now();
+    }
+    vm.pause().unwrap();
+    assert_eq!(vm.phase(), Phase::Paused);
+    let before = rounds();
+    let errors = vm.pagemend().emulated_errors();
+    errors.inject(touch::FREE, Cause::ActionOptional).unwrap();
+    assert_eq!(rounds(), before);
+    assert_eq!(vm.waiting(), [touch::FREE]);
+    vm.resume().unwrap();
+    assert_eq!(vm.run_to_the_end().unwrap(), End::Off);
+    assert_eq!(touch::told_meanwhile(vm.ram()).unwrap(), 1);
+    assert!(matches!(vm.pause(), Err(VmError::Ended)));
+    assert!(matches!(vm.resume(), Err(VmError::Ended)));
+    assert!(matches!(vm.reset(), Err(VmError::Ended)));
+}
+
+#[test]
+fn the_serial_ports_go_where_they_were_sent() {
+    let _alone = alone();
+    let directory = tempfile::tempdir().unwrap();
+    let (file, socket) = (directory.path().join("out"), directory.path().join("in"));
+    let listener = UnixListener::bind(&socket).unwrap();
+    let vm = Vm::new(VmConfig {
+        console: Console::File(file.clone()),
+        channel: Some(socket),
+        ..config(echo::code(), 1)
+    })
+    .unwrap();
+    let (mut channel, _) = listener.accept().unwrap();
+    vm.resume().unwrap();
+    // More than the port can hold, so that its sender has to wait for the guest.
+    let line = format!("{}\n", "memory fails ".repeat(16));
+    channel.write_all(line.as_bytes()).unwrap();
+    let mut count = [0];
+    channel.read_exact(&mut count).unwrap();
+    assert_eq!(usize::from(count[0]), line.len());
+    assert_eq!(vm.run_to_the_end().unwrap(), End::Off);
+    assert_eq!(fs::read_to_string(file).unwrap(), line);
+}
+
+#[test]
+fn a_machine_that_cannot_be_is_refused_with_what_is_wrong() {
+    let _alone = alone();
+    let refused = |config: VmConfig| Vm::new(config).err().unwrap().to_string();
+    let none = refused(config(echo::code(), 0));
+    assert!(
+        none.contains("0 vCPUs") && none.contains("1 to 8"),
+        "{none}"
+    );
+    let large = refused(config(vec![0; 64 << 20], 1));
+    assert!(
+        large.contains("flat payload") && large.contains("memory"),
+        "{large}"
+    );
+    let lost = refused(VmConfig {
+        channel: Some("/nowhere/at/all".into()),
+        ..config(echo::code(), 1)
+    });
+    assert!(lost.contains("channel"), "{lost}");
+    // Nothing is left of any of them.
+    let vm = Vm::new(config(restart::code(), 1)).unwrap();
+    assert_eq!(vm.ram().ranges().next().unwrap().start(), Gpa::new(0));
+}

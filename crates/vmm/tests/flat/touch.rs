@@ -1,0 +1,145 @@
+//! Reads of memory that is in order, and of memory that is not.
+
+use pagemend::{Cause, Gpa, Inject};
+use pagemend_vmm::guests::touch;
+use pagemend_vmm::{CpuModel, End, Phase, Untold, Vm, VmConfig};
+
+use crate::machine::{alone, config, huge};
+
+const VCPUS: u8 = 2;
+
+#[test]
+fn a_guest_of_two_vcpus_reads_its_memory_while_the_other_watches_the_clock() {
+    let _alone = alone();
+    let vm = Vm::new(config(touch::code(), VCPUS)).unwrap();
+    assert_eq!(vm.phase(), Phase::Paused);
+    let addresses: Vec<Gpa> = (0..100)
+        .map(|page| Gpa::new(touch::FREE.get() + page * 0x1_2008))
+        .collect();
+    for gpa in &addresses {
+        vm.ram().write(*gpa, &gpa.get().to_le_bytes()).unwrap();
+    }
+    touch::set(vm.ram(), VCPUS, None, &addresses).unwrap();
+    vm.resume().unwrap();
+    assert_eq!(vm.run_to_the_end().unwrap(), End::Off);
+    let touches = touch::touches(vm.ram(), addresses.len()).unwrap();
+    for (touch, gpa) in touches.iter().zip(&addresses) {
+        assert_eq!(touch.gpa, *gpa);
+        assert_eq!((touch.value, touch.told), (Some(gpa.get()), None));
+        assert!(touch.ticks > 0);
+        assert!(touch.bystander.is_some());
+    }
+    let clock = touch::clock(vm.ram(), 1).unwrap();
+    assert!(clock.rounds > 0);
+    // It was stopped in the middle of a round.
+    assert!(clock.rounds - clock.gaps.iter().sum::<u64>() <= 1);
+}
+
+#[test]
+fn a_guest_that_listens_is_told_of_each_frame_that_nobody_touched() {
+    let _alone = alone();
+    let vm = Vm::new(VmConfig {
+        cpu: CpuModel::Intel,
+        ..config(touch::code(), 1)
+    })
+    .unwrap();
+    let lost: Vec<Gpa> = (0..20)
+        .map(|page| Gpa::new(touch::FREE.get() + page * 0x20_3000))
+        .collect();
+    let healthy: Vec<Gpa> = lost
+        .iter()
+        .map(|gpa| Gpa::new(gpa.get() + 0x1008))
+        .collect();
+    for gpa in &healthy {
+        vm.ram().write(*gpa, &gpa.get().to_le_bytes()).unwrap();
+    }
+    touch::set(vm.ram(), 1, Some(20), &healthy).unwrap();
+    let errors = vm.pagemend().emulated_errors();
+    for gpa in &lost {
+        errors.inject(*gpa, Cause::ActionOptional).unwrap();
+    }
+    vm.pagemend().settle();
+    assert_eq!(vm.waiting(), lost);
+    vm.resume().unwrap();
+    assert_eq!(vm.run_to_the_end().unwrap(), End::Off);
+    assert_eq!(touch::told_meanwhile(vm.ram()).unwrap(), 20);
+    assert_eq!(vm.waiting(), []);
+    assert_eq!(vm.told().optional, 20);
+    for touch in touch::touches(vm.ram(), 20).unwrap() {
+        assert_eq!(touch.value, Some(touch.gpa.get()));
+    }
+}
+
+/// Touches healthy memory beside each loss, and then what is lost.
+fn healthy_and_lost(errors: u64) -> (Vec<Gpa>, Vec<Gpa>) {
+    let lost: Vec<Gpa> = (0..errors)
+        .map(|page| Gpa::new(touch::FREE.get() + page * (2 << 20) + 0x3000))
+        .collect();
+    let beside = |gpa: &Gpa| Gpa::new(gpa.get() + 0x1008);
+    (lost.iter().map(beside).collect(), lost)
+}
+
+#[test]
+fn a_vcpu_that_touches_failed_memory_reads_what_was_there_and_is_told_what_is_not() {
+    let _alone = alone();
+    let vm = Vm::new(huge(touch::code(), 2, 16)).unwrap();
+    let (healthy, lost) = healthy_and_lost(16);
+    for gpa in &healthy {
+        vm.ram().write(*gpa, &gpa.get().to_le_bytes()).unwrap();
+    }
+    touch::set(
+        vm.ram(),
+        2,
+        Some(0),
+        &[healthy.clone(), lost.clone()].concat(),
+    )
+    .unwrap();
+    let errors = vm.pagemend().emulated_errors();
+    for gpa in &lost {
+        errors.inject(*gpa, Cause::ActionRequired).unwrap();
+    }
+    vm.resume().unwrap();
+    assert_eq!(vm.run_to_the_end().unwrap(), End::Off);
+    let touches = touch::touches(vm.ram(), 32).unwrap();
+    let (mended, told) = touches.split_at(16);
+    for (touch, gpa) in mended.iter().zip(&healthy) {
+        assert_eq!((touch.value, touch.told), (Some(gpa.get()), None));
+    }
+    for (touch, gpa) in told.iter().zip(&lost) {
+        assert_eq!((touch.value, touch.told), (None, Some(*gpa)));
+    }
+    assert_eq!(vm.pagemend().totals().mended, 16);
+    vm.pagemend()
+        .with_ledger(|ledger| assert_eq!(ledger.lost_bytes(), 16 * 4096));
+}
+
+#[test]
+fn a_guest_that_touches_a_lost_frame_and_is_not_listening_does_not_run_on() {
+    let _alone = alone();
+    for (untold, expected) in [(Untold::Stop, "cannot be told"), (Untold::Reset, "")] {
+        let vm = Vm::new(VmConfig {
+            untold,
+            ..config(touch::code(), 1)
+        })
+        .unwrap();
+        touch::set(vm.ram(), 1, None, &[touch::FREE]).unwrap();
+        let errors = vm.pagemend().emulated_errors();
+        errors.inject(touch::FREE, Cause::ActionRequired).unwrap();
+        vm.resume().unwrap();
+        match vm.run_to_the_end().unwrap() {
+            End::Crash(reason) => {
+                assert_eq!(untold, Untold::Stop);
+                assert!(reason.contains(expected), "{reason}");
+                assert!(reason.contains("machine checks off"), "{reason}");
+            }
+            End::Off => {
+                // After the reset the frame is fresh memory, and the guest reads it.
+                assert_eq!(untold, Untold::Reset);
+                let touch = touch::touches(vm.ram(), 1).unwrap()[0];
+                assert_eq!((touch.value, touch.told), (Some(0), None));
+                vm.pagemend()
+                    .with_ledger(|ledger| assert_eq!(ledger.lost_bytes(), 0));
+            }
+        }
+    }
+}
