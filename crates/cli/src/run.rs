@@ -98,6 +98,7 @@ impl Run {
             channel: self.channel,
             untold: self.untold,
             early: !self.late,
+            seccomp: Default::default(),
         })
     }
 }

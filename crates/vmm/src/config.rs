@@ -6,6 +6,7 @@ use std::str::FromStr;
 use pagemend::{MemoryKind, Policy};
 
 use crate::layout;
+use crate::seccomp::Seccomp;
 
 /// A virtual machine as it is wanted.
 #[derive(Clone, Debug)]
@@ -26,6 +27,8 @@ pub struct VmConfig {
     pub untold: Untold,
     /// Whether errors that nobody touched are looked for: off, they are met by touch.
     pub early: bool,
+    /// What is done about system calls that a thread has no use for.
+    pub seccomp: Seccomp,
 }
 
 /// Virtual processors that a machine can have at most.
@@ -43,7 +46,8 @@ pub struct MemoryConfig {
 }
 
 /// What a guest is told that its processors are. How it takes machine checks depends on it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum CpuModel {
     /// What the host has.
     #[default]

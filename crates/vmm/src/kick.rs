@@ -16,6 +16,8 @@ use vmm_sys_util::ioctl::ioctl_with_ref;
 use vmm_sys_util::ioctl_iow_nr;
 use vmm_sys_util::signal::{self, Killable, SIGRTMIN};
 
+use crate::seccomp::Filter;
+
 ioctl_iow_nr!(KVM_SET_SIGNAL_MASK, KVMIO, 0x8b, kvm_signal_mask);
 
 /// `struct kvm_signal_mask` with the bytes that follow it: a set of the kernel's 64 signals.
@@ -97,13 +99,16 @@ pub(crate) struct Bell {
 impl Bell {
     /// A bell that nobody hears before [`connect`](Self::connect), and the thread that waits until
     /// it is time, which ends after the last clone of the bell.
-    pub(crate) fn new() -> io::Result<Self> {
+    pub(crate) fn new(filter: Filter) -> io::Result<Self> {
         let threads = Arc::<Threads>::default();
         let (later, appointments) = channel();
         let called = Arc::downgrade(&threads);
         thread::Builder::new()
             .name("bell".to_owned())
             .spawn(move || {
+                if let Err(error) = filter.apply() {
+                    return tracing::error!(%error, "vCPUs are not called later");
+                }
                 keep(&appointments, |vcpu| {
                     if let Some(threads) = called.upgrade() {
                         threads.call(|it| it == vcpu);

@@ -5,6 +5,7 @@
 //! in [`memory`](crate::Ram), the run loop in `vcpu`, reset and pause in [`Vm`].
 
 mod acpi;
+pub mod api;
 mod boot;
 mod chipset;
 mod config;
@@ -16,6 +17,7 @@ pub mod guests;
 mod kick;
 mod layout;
 mod memory;
+pub mod seccomp;
 mod tell;
 mod vcpu;
 mod vm;

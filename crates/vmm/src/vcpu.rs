@@ -15,6 +15,7 @@ use crate::cpu::registers::{self, Registers};
 use crate::devices::{Demand, Ports};
 use crate::events::{FailureAction, Hub, What};
 use crate::kick::{self, Bell};
+use crate::seccomp::Filter;
 
 /// What a vCPU says to whoever steers the machine. The gate is closed before it is said, so the
 /// vCPU does not go on until it has been dealt with.
@@ -53,6 +54,7 @@ pub(crate) struct Surroundings {
     pub(crate) reports: Sender<Report>,
     pub(crate) entry: Entry,
     pub(crate) untold: Untold,
+    pub(crate) filter: Arc<Filter>,
 }
 
 impl Origin {
@@ -119,6 +121,7 @@ impl Vcpu {
             teller,
             origin,
         } = self;
+        around.filter.apply().map_err(|error| chain(&error))?;
         kick::listen(&fd).map_err(|error| error.to_string())?;
         origin.start(&fd, &around.entry).map_err(text)?;
         let (bell, index) = (around.bell.clone(), usize::from(origin.index));

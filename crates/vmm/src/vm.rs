@@ -22,6 +22,7 @@ use crate::devices::{Demand, Ports};
 use crate::events::{Hub, What};
 use crate::kick::Bell;
 use crate::memory::{Blocks, Ram, RamError};
+use crate::seccomp::{self, SeccompError, Task};
 use crate::tell::{TellError, Told};
 use crate::vcpu::{Report, Surroundings, Vcpu};
 
@@ -66,6 +67,9 @@ pub enum VmError {
         /// Why.
         source: io::Error,
     },
+    /// A thread cannot be confined.
+    #[error(transparent)]
+    Seccomp(#[from] SeccompError),
     /// A thread does not start.
     #[error("no thread for a vCPU")]
     Thread(#[source] io::Error),
@@ -139,20 +143,23 @@ impl Vm {
         let chipset = Chipset::new(&kvm)?;
         let first = cpuid::of_vcpu(&supported, config.cpu, 0, config.vcpus);
         let told = Told::new(&kvm, chipset.vm(), &first, config.vcpus)?;
-        let bell = Bell::new().map_err(VmError::Thread)?;
+        let bell =
+            Bell::new(seccomp::filter(Task::Bell, config.seccomp)?).map_err(VmError::Thread)?;
         let pagemend = {
             let listener = told.listener(hub.clone(), bell.clone());
             let builder = blocks
                 .describe(&config.memory, Pagemend::builder())?
                 .early_kill(config.early)
                 .listen("guest", listener);
+            let filter = seccomp::filter(Task::Mender, config.seccomp)?;
+            let builder = builder.on_thread(move || filter.apply().map_err(io::Error::other));
             Arc::new(builder.start()?)
         };
         let ram = blocks.guarded(&pagemend);
         ram.plug_in(chipset.vm())?;
         let ports = Ports {
             console: open_console(&config.console)?,
-            channel: open_channel(config.channel.as_deref())?,
+            channel: open_channel(&config)?,
             hub: hub.clone(),
         };
         chipset.wire(&ports)?;
@@ -169,6 +176,7 @@ impl Vm {
             reports: owner.clone(),
             entry,
             untold: config.untold,
+            filter: Arc::new(seccomp::filter(Task::Vcpu, config.seccomp)?),
         };
         let mut vm = Self {
             gate,
@@ -407,9 +415,10 @@ fn open_console(console: &Console) -> Result<Arc<SerialPort>, VmError> {
 }
 
 /// Connects the second serial port, and has a thread feed it what comes.
-fn open_channel(path: Option<&std::path::Path>) -> Result<Arc<SerialPort>, VmError> {
+fn open_channel(config: &VmConfig) -> Result<Arc<SerialPort>, VmError> {
+    let filter = seccomp::filter(Task::Input, config.seccomp)?;
     let open = || -> io::Result<Arc<SerialPort>> {
-        let Some(path) = path else {
+        let Some(path) = &config.channel else {
             return SerialPort::new(Box::new(io::sink())).map(Arc::new);
         };
         let mut stream = UnixStream::connect(path)?;
@@ -418,6 +427,9 @@ fn open_channel(path: Option<&std::path::Path>) -> Result<Arc<SerialPort>, VmErr
         thread::Builder::new()
             .name("channel".to_owned())
             .spawn(move || {
+                if let Err(error) = filter.apply() {
+                    return tracing::error!(%error, "the channel has no input");
+                }
                 let mut bytes = [0; 256];
                 while let Ok(len @ 1..) = stream.read(&mut bytes) {
                     if fed.feed(&bytes[..len]).is_err() {

@@ -12,6 +12,7 @@ use pagemend_core::event::Event;
 use pagemend_core::map::MapError;
 use pagemend_core::mender::Mender;
 
+use super::thread::Prologue;
 use super::{Pagemend, Place, RUNNING, Shared, thread};
 use crate::capabilities::capabilities;
 use crate::emulate::Emulation;
@@ -66,6 +67,7 @@ pub struct Builder {
     lease_limit: Option<Duration>,
     hooks: Option<PauseHooks>,
     listeners: Vec<(String, Listener)>,
+    prologue: Option<Prologue>,
     demand_mend: bool,
     late: bool,
 }
@@ -78,6 +80,7 @@ impl std::fmt::Debug for Builder {
             .field("lease_limit", &self.lease_limit)
             .field("pause_hooks", &self.hooks.is_some())
             .field("listeners", &listeners)
+            .field("on_thread", &self.prologue.is_some())
             .field("demand_mend", &self.demand_mend)
             .field("early_kill", &!self.late)
             .finish()
@@ -132,6 +135,15 @@ impl Builder {
         };
         self.listeners.push((name.to_owned(), Box::new(listener)));
         self
+    }
+
+    /// Called once on the mender's thread before it takes its first fault, for a VMM that confines
+    /// or places its threads. If it fails, [`start`](Self::start) does.
+    pub fn on_thread(self, prologue: impl FnOnce() -> io::Result<()> + Send + 'static) -> Self {
+        Self {
+            prologue: Some(Box::new(prologue)),
+            ..self
+        }
     }
 
     /// Fails to start where frames cannot be marked one by one, rather than lose whole pages.
@@ -235,7 +247,8 @@ impl Builder {
             places,
             memory,
         });
-        let thread = thread::start(&shared).map_err(call("starting the mender's thread"))?;
+        let thread =
+            thread::start(&shared, self.prologue).map_err(call("starting the mender's thread"))?;
         // From here on dropping the handle undoes it all.
         let pagemend = Pagemend {
             thread: Some(thread),

@@ -16,25 +16,37 @@ use crate::host::LinuxHost;
 use crate::intake::notice::Notices;
 use crate::intake::{self, ranges, slot, threads};
 
+/// What a VMM has the thread do first.
+pub(super) type Prologue = Box<dyn FnOnce() -> io::Result<()> + Send>;
+
 /// Starts the thread, and returns when it can receive faults.
-pub(super) fn start(shared: &Arc<Shared>) -> io::Result<JoinHandle<()>> {
+pub(super) fn start(
+    shared: &Arc<Shared>,
+    prologue: Option<Prologue>,
+) -> io::Result<JoinHandle<()>> {
     let (ready, started) = mpsc::channel();
     let shared = Arc::clone(shared);
     let thread = std::thread::Builder::new().name("pagemend".to_owned());
     let thread = thread.spawn(move || {
         shared.thread.store(threads::current(), Ordering::Release);
         intake::set_mender_thread();
-        let notices = Notices::new(shared.early_kill);
-        let failed = notices.is_err();
-        let told = ready.send(notices.as_ref().map(drop).map_err(|error| error.kind()));
-        if let (Ok(notices), false, Ok(())) = (notices, failed, told) {
+        let notices = Notices::new(shared.early_kill).and_then(|notices| {
+            prologue.map_or(Ok(()), |prologue| prologue())?;
+            Ok(notices)
+        });
+        let (notices, outcome) = match notices {
+            Ok(notices) => (Some(notices), Ok(())),
+            Err(error) => (None, Err(error)),
+        };
+        let told = ready.send(outcome);
+        if let (Some(notices), Ok(())) = (notices, told) {
             let _leave_nobody_waiting = Closing(&shared);
             serve(&shared, &notices);
         }
     })?;
     match started.recv() {
         Ok(Ok(())) => Ok(thread),
-        Ok(Err(kind)) => Err(kind.into()),
+        Ok(Err(error)) => Err(error),
         Err(_) => Err(io::ErrorKind::Other.into()),
     }
 }

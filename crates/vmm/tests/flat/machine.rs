@@ -26,6 +26,7 @@ pub(crate) fn config(code: Vec<u8>, vcpus: u8) -> VmConfig {
         channel: None,
         untold: Untold::Stop,
         early: true,
+        seccomp: pagemend_vmm::seccomp::Seccomp::On,
     }
 }
 

@@ -1,9 +1,10 @@
 //! Errors that the kernel is made to believe in: it then does all that it does at a real one.
 
-use std::fs::{self, File};
-use std::io;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 use std::panic::resume_unwind;
+use std::path::Path;
 use std::sync::Arc;
 use std::thread;
 
@@ -98,9 +99,12 @@ impl Inject for CorruptPfn {
         if early_kill != (cause == Cause::ActionOptional) {
             return Err(InjectError::OtherCause { early_kill });
         }
+        if !Path::new(EARLY_KILL).exists() {
+            return Err(InjectError::NoMemoryFailure);
+        }
         let hva = locate(&self.shared, gpa)?.frame();
         let frame = page_frame(hva)?.ok_or(InjectError::NoMemory { gpa })?;
-        match fs::write(Self::FILE, format!("{frame:#x}")) {
+        match tell_kernel(frame) {
             Ok(()) => {}
             // It is taken away all the same, or was already.
             Err(error) if matches!(error.raw_os_error(), Some(libc::EBUSY | libc::EHWPOISON)) => {}
@@ -115,6 +119,15 @@ impl Inject for CorruptPfn {
         slot::settle();
         Ok(())
     }
+}
+
+/// There on every kernel with CONFIG_MEMORY_FAILURE, and on no other.
+const EARLY_KILL: &str = "/proc/sys/vm/memory_failure_early_kill";
+
+fn tell_kernel(frame: u64) -> io::Result<()> {
+    // Not one call of `fs`, which would ask for the file to be made: a VMM may not be allowed that.
+    let mut file = OpenOptions::new().write(true).open(CorruptPfn::FILE)?;
+    file.write_all(format!("{frame:#x}").as_bytes())
 }
 
 /// The page frame behind an address, or `None` where there is none. 0, which the kernel gives those

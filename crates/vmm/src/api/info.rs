@@ -1,0 +1,69 @@
+//! What the machine says of itself.
+
+use pagemend::{GpaRange, Policy, Totals};
+use serde::Serialize;
+
+use crate::{CpuModel, Phase, Vm};
+
+/// Name and version of the form of `vm.info`.
+pub const INFO_SCHEMA: &str = "pagemend.vm-info/1";
+
+/// The answer to `ping`.
+#[derive(Serialize)]
+pub(super) struct Pong {
+    version: &'static str,
+    pid: u32,
+}
+
+impl Pong {
+    pub(super) fn new() -> Self {
+        Self {
+            version: env!("CARGO_PKG_VERSION"),
+            pid: std::process::id(),
+        }
+    }
+}
+
+/// The answer to `vm.info`.
+#[derive(Serialize)]
+pub(super) struct Info {
+    schema: &'static str,
+    phase: Phase,
+    vcpus: u8,
+    cpu: CpuModel,
+    memory: Memory,
+    /// What was done about failures, in numbers.
+    totals: Totals,
+}
+
+#[derive(Serialize)]
+struct Memory {
+    bytes: u64,
+    backing: String,
+    page_size: u64,
+    policy: Policy,
+    ranges: Vec<GpaRange>,
+    lost_bytes: u64,
+}
+
+impl Info {
+    pub(super) fn of(vm: &Vm) -> Self {
+        let config = vm.config();
+        let kind = &config.memory.kind;
+        Self {
+            schema: INFO_SCHEMA,
+            phase: vm.phase(),
+            vcpus: config.vcpus,
+            cpu: config.cpu,
+            memory: Memory {
+                bytes: config.memory.bytes,
+                backing: kind.to_string(),
+                page_size: kind.page_size().bytes(),
+                policy: config.memory.policy,
+                ranges: vm.ram().ranges().collect(),
+                lost_bytes: vm.pagemend().with_ledger(|ledger| ledger.lost_bytes()),
+            },
+            totals: vm.pagemend().totals(),
+        }
+    }
+}
