@@ -121,6 +121,7 @@ const MENDER: &[Allow] = &[
     Call(libc::SYS_statx),
     Call(libc::SYS_mbind),
     Call(libc::SYS_get_mempolicy),
+    Call(libc::SYS_move_pages),
     Call(libc::SYS_mlock2),
     // Emulated errors that nobody has touched are signalled as the kernel would.
     Call(libc::SYS_rt_tgsigqueueinfo),
