@@ -3,6 +3,7 @@
 mod decode;
 mod demo;
 mod doctor;
+mod inject;
 mod layout;
 mod pages;
 mod run;
@@ -27,8 +28,12 @@ enum Command {
     Demo(demo::Demo),
     Doctor(doctor::Doctor),
     Run(run::Run),
+    Inject(inject::Inject),
     #[command(hide = true)]
     KernelDefault(demo::Measure),
+    /// Puts the terminal back when the process that started this is gone.
+    #[command(hide = true, name = run::terminal::WATCH)]
+    WatchTerminal,
 }
 
 /// The exit code for arguments that make no sense, which is clap's, and for output that nobody
@@ -41,6 +46,8 @@ fn main() -> ExitCode {
         Command::Demo(demo) => demo.run(),
         Command::Doctor(doctor) => doctor.run(),
         Command::Run(run) => run.run(),
+        Command::Inject(inject) => inject.run(),
+        Command::WatchTerminal => run::terminal::watch().map(|()| ExitCode::SUCCESS),
         Command::KernelDefault(measure) => measure.run(),
     };
     match outcome {

@@ -1,83 +1,211 @@
 //! `pagemend run`: the reference VMM with a guest in it.
 
+mod console;
+mod events;
+mod host;
+mod report;
+pub(crate) mod terminal;
+
+use std::fs;
 use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
-use clap::Args;
+use clap::{ArgGroup, Args};
 use pagemend::Policy;
+use pagemend_vmm::api::{Api, ApiError, ApiSocket, SocketError};
+use pagemend_vmm::seccomp::{self, Seccomp, SeccompError, Task};
 use pagemend_vmm::{Console, CpuModel, End, MemoryConfig, Payload, Untold, Vm, VmConfig, VmError};
 
 use crate::pages::Pages;
 use crate::size::Size;
-
-/// The exit code where the machine could not be made.
-const CANNOT: u8 = 2;
+use console::ConsoleError;
+use events::{EventsError, Log};
+use report::Report;
+use terminal::Raw;
 
 /// Boots a Linux kernel in a virtual machine that goes on when its memory fails.
 ///
-/// Exits with 0 when the guest was switched off, with 1 when it could not go on, and with 2 when
-/// it could not be started.
+/// The guest's console is the terminal: every key goes to the guest, Ctrl-C too. Ctrl-A X switches
+/// the machine off, and Ctrl-A twice is one for the guest. SIGINT and SIGTERM switch it off as well.
+///
+/// Exits with 0 when the machine was switched off, with 1 when the guest could not go on, and with 2
+/// when it could not be started.
 #[derive(Debug, Args)]
+#[command(group(ArgGroup::new("payload").required(true).args(["kernel", "flat"])))]
 pub(crate) struct Run {
     /// The kernel: a bzImage, or an ELF file that takes the same parameters.
-    #[arg(long, value_name = "FILE")]
-    kernel: PathBuf,
+    #[arg(long, value_name = "FILE", help_heading = "Guest")]
+    kernel: Option<PathBuf>,
     /// Its first file system.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", requires = "kernel", help_heading = "Guest")]
     initrd: Option<PathBuf>,
     /// Its command line.
-    #[arg(long, value_name = "TEXT", default_value = "console=ttyS0")]
+    #[arg(
+        long,
+        value_name = "TEXT",
+        default_value = "console=ttyS0",
+        help_heading = "Guest"
+    )]
     cmdline: String,
+    /// Instead of a kernel: code that every vCPU runs at 1 MiB in 64-bit mode.
+    #[arg(long, value_name = "FILE", help_heading = "Guest")]
+    flat: Option<PathBuf>,
     /// Guest memory, such as 512M.
-    #[arg(long, value_name = "SIZE", default_value = "512M")]
+    #[arg(
+        long,
+        value_name = "SIZE",
+        default_value = "512M",
+        help_heading = "Memory"
+    )]
     memory: Size,
     /// What the memory is made of.
-    #[arg(long, value_enum, default_value_t = Pages::Huge2M)]
+    #[arg(long, value_enum, default_value_t = Pages::Huge2M, help_heading = "Memory")]
     page_size: Pages,
     /// What is wanted for a page that fails: mend, keep, discard or abandon.
-    #[arg(long, default_value_t)]
+    #[arg(long, default_value_t, help_heading = "Memory")]
     policy: Policy,
-    /// Virtual processors, 1 to 8.
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    vcpus: u8,
-    /// What the guest is told that they are: host, intel or amd.
-    #[arg(long, value_name = "MODEL", default_value = "host")]
-    cpu: CpuModel,
-    /// Where the first serial port goes: stdio, off, or a file.
-    #[arg(long, value_name = "WHERE", default_value = "stdio")]
-    console: String,
-    /// A Unix socket that the second serial port is connected to.
-    #[arg(long, value_name = "SOCKET")]
-    channel: Option<PathBuf>,
     /// What happens when the guest touches lost memory and cannot be told: pause, reset or stop.
-    #[arg(long, value_name = "WHAT", default_value = "reset")]
+    #[arg(
+        long,
+        value_name = "WHAT",
+        default_value = "reset",
+        help_heading = "Memory"
+    )]
     untold: Untold,
     /// Do not look for errors that nobody has touched: they are met by touch.
-    #[arg(long)]
+    #[arg(long, help_heading = "Memory")]
     late: bool,
+    /// Virtual processors, 1 to 8.
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 1,
+        help_heading = "Processors"
+    )]
+    vcpus: u8,
+    /// What the guest is told that they are: host, intel or amd.
+    #[arg(
+        long,
+        value_name = "MODEL",
+        default_value = "host",
+        help_heading = "Processors"
+    )]
+    cpu: CpuModel,
+    /// Where the first serial port goes: stdio, off, or a file.
+    #[arg(
+        long,
+        value_name = "WHERE",
+        default_value = "stdio",
+        help_heading = "Connections"
+    )]
+    console: String,
+    /// A Unix socket that the second serial port is connected to.
+    #[arg(long, value_name = "SOCKET", help_heading = "Connections")]
+    channel: Option<PathBuf>,
+    /// A Unix socket to make, on which the machine is steered over HTTP: see docs/vmm.md.
+    #[arg(long, value_name = "SOCKET", help_heading = "Connections")]
+    api: Option<PathBuf>,
+    /// A file to write events to, one JSON object a line (schema pagemend.vm-event/1).
+    #[arg(long, value_name = "FILE", help_heading = "Connections")]
+    events: Option<PathBuf>,
+    /// Do not start the vCPUs before the API says so.
+    #[arg(long, requires = "api")]
+    paused: bool,
+    /// What to do about system calls that a thread has no use for: on (end), log or off.
+    #[arg(long, value_name = "HOW", default_value = "on")]
+    seccomp: Seccomp,
+    /// Print how it ended as JSON (schema pagemend.run/1), in one line after the console's output.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Why there is no machine, or it was not brought to its end.
+#[derive(Debug, thiserror::Error)]
+enum RunError {
+    #[error("{path} cannot be read", path = .path.display())]
+    Flat { path: PathBuf, source: io::Error },
+    #[error(transparent)]
+    Vm(#[from] VmError),
+    #[error(transparent)]
+    Socket(#[from] SocketError),
+    #[error(transparent)]
+    Api(#[from] ApiError),
+    #[error(transparent)]
+    Events(#[from] EventsError),
+    #[error(transparent)]
+    Console(#[from] ConsoleError),
+    #[error(transparent)]
+    Seccomp(#[from] SeccompError),
+    #[error("the terminal cannot be made the guest's console")]
+    Terminal(#[source] io::Error),
+    #[error("SIGINT and SIGTERM cannot be handled")]
+    Signals(#[source] ctrlc::Error),
 }
 
 impl Run {
     pub(crate) fn run(self) -> io::Result<ExitCode> {
-        match self.machine().and_then(|vm| {
-            vm.resume()?;
-            vm.run_to_the_end()
-        }) {
-            Ok(End::Off) => Ok(ExitCode::SUCCESS),
-            Ok(End::Crash(reason)) => {
-                anstream::eprintln!("pagemend run: the guest could not go on: {reason}");
-                Ok(ExitCode::FAILURE)
-            }
-            Err(error) => {
-                anstream::eprintln!("pagemend run: {}", crate::chain(&error));
-                Ok(ExitCode::from(CANNOT))
-            }
-        }
+        let stock = self.kernel.is_some();
+        let json = self.json;
+        let report = match self.to_the_end() {
+            Ok((End::Off, vm)) => Report::off(&vm),
+            Ok((End::Crash(reason), vm)) => Report::crash(host::explain(reason, stock), &vm),
+            Err(error) => Report::cannot(crate::chain(&error)),
+        };
+        report.print(json)
     }
 
-    fn machine(self) -> Result<Vm, VmError> {
-        Vm::new(VmConfig {
+    fn to_the_end(self) -> Result<(End, Arc<Vm>), RunError> {
+        let at_stdio = self.console == "stdio";
+        let (paused, events) = (self.paused, self.events.clone());
+        let socket = self.api.as_deref().map(ApiSocket::bind).transpose()?;
+        let vm = Arc::new(Vm::new(self.config()?)?);
+
+        // Each of these starts threads, with filters of their own: ours comes after them.
+        let log = events.map(|path| Log::start(&path, &vm)).transpose()?;
+        let api = socket.map(|socket| Api::serve(socket, Arc::clone(&vm)));
+        let api = api.transpose()?;
+        let raw = match at_stdio {
+            true => Raw::enter().map_err(RunError::Terminal)?,
+            false => None,
+        };
+        if at_stdio {
+            console::listen(&vm, raw.is_some())?;
+        }
+        if raw.is_some() {
+            anstream::eprintln!("pagemend run: Ctrl-A X switches the machine off");
+        }
+        seccomp::filter(Task::Main, vm.config().seccomp)?.apply()?;
+        let ended = Arc::clone(&vm);
+        ctrlc::set_handler(move || ended.shut_down()).map_err(RunError::Signals)?;
+
+        if !paused {
+            vm.resume()?;
+        }
+        let end = vm.run_to_the_end();
+        drop(api);
+        drop(raw);
+        let end = end?;
+        if let Some(Err(error)) = log.map(Log::finish) {
+            anstream::eprintln!("pagemend run: the file of events is not complete: {error}");
+        }
+        Ok((end, vm))
+    }
+
+    fn config(self) -> Result<VmConfig, RunError> {
+        let payload = match (self.flat, self.kernel) {
+            (Some(path), _) => match fs::read(&path) {
+                Ok(code) => Payload::Flat(code),
+                Err(source) => return Err(RunError::Flat { path, source }),
+            },
+            (None, kernel) => Payload::Linux {
+                kernel: kernel.expect("the parser wants a kernel where there is no flat payload"),
+                initrd: self.initrd,
+                cmdline: self.cmdline,
+            },
+        };
+        Ok(VmConfig {
             memory: MemoryConfig {
                 bytes: self.memory.0,
                 kind: self.page_size.kind(),
@@ -85,11 +213,7 @@ impl Run {
             },
             vcpus: self.vcpus,
             cpu: self.cpu,
-            payload: Payload::Linux {
-                kernel: self.kernel,
-                initrd: self.initrd,
-                cmdline: self.cmdline,
-            },
+            payload,
             console: match self.console.as_str() {
                 "stdio" => Console::Stdio,
                 "off" => Console::Off,
@@ -98,7 +222,7 @@ impl Run {
             channel: self.channel,
             untold: self.untold,
             early: !self.late,
-            seccomp: Default::default(),
+            seccomp: self.seccomp,
         })
     }
 }

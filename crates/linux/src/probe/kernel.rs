@@ -1,5 +1,6 @@
 //! The running kernel: its version, how it was built, and its memory-failure settings.
 
+use std::fs;
 use std::io::Read;
 
 use flate2::read::GzDecoder;
@@ -51,6 +52,9 @@ pub struct Kernel {
     pub architecture: &'static str,
     /// CONFIG_MEMORY_FAILURE.
     pub memory_failure: Option<Built>,
+    /// Whether the processor offers KVM hardware virtualization, by its flags in /proc/cpuinfo:
+    /// `vmx` or `svm`. `None` where these say nothing, as on arm64.
+    pub hardware_virtualization: Option<bool>,
 }
 
 impl Kernel {
@@ -60,6 +64,7 @@ impl Kernel {
             version: release.as_deref().and_then(Version::parse),
             architecture: std::env::consts::ARCH,
             memory_failure: memory_failure(tree, release.as_deref()),
+            hardware_virtualization: tree.text(CPUINFO).and_then(|text| virtualizes(&text)),
             release,
         }
     }
@@ -69,6 +74,26 @@ impl Kernel {
     pub fn salvages_hugetlb(&self) -> Option<bool> {
         self.version.map(|version| version >= Version::MENDABLE)
     }
+}
+
+const CPUINFO: &str = "/proc/cpuinfo";
+
+/// [`Kernel::hardware_virtualization`] of this machine, with one read of one file.
+pub fn hardware_virtualization() -> Option<bool> {
+    virtualizes(&fs::read_to_string(CPUINFO).ok()?)
+}
+
+/// What /proc/cpuinfo says (arch/x86/kernel/cpu/proc.c).
+fn virtualizes(cpuinfo: &str) -> Option<bool> {
+    let flags = cpuinfo.lines().find_map(|line| {
+        let (name, flags) = line.split_once(':')?;
+        (name.trim_end() == "flags").then_some(flags)
+    })?;
+    Some(
+        flags
+            .split_whitespace()
+            .any(|flag| matches!(flag, "vmx" | "svm")),
+    )
 }
 
 const EARLY_KILL: &str = "/proc/sys/vm/memory_failure_early_kill";
@@ -145,6 +170,19 @@ impl Sysctls {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_processor_virtualizes_by_one_of_two_whole_flags() {
+        let flags = |flags| {
+            virtualizes(&format!(
+                "processor\t: 0\nflags\t\t: {flags}\nbugs\t: svm\n"
+            ))
+        };
+        assert_eq!(flags("fpu vmx sse"), Some(true));
+        assert_eq!(flags("svm"), Some(true));
+        assert_eq!(flags("fpu svm_lock vmx_extra"), Some(false));
+        assert_eq!(virtualizes("processor\t: 0\nFeatures\t: fp asimd\n"), None);
+    }
 
     #[test]
     fn a_version_is_read_off_any_release_name() {

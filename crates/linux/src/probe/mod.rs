@@ -29,7 +29,7 @@ pub use finding::{Finding, Group, Level};
 pub use findings::findings;
 pub use firmware::Apei;
 pub use hugetlb::{NodePool, Pool};
-pub use kernel::{Built, Kernel, Sysctls, Version};
+pub use kernel::{Built, Kernel, Sysctls, Version, hardware_virtualization};
 pub use kvm::{Kvm, KvmFacts, McgCap};
 pub use memory::{HugeTmpfs, Memory};
 pub use process::{Process, Seccomp};

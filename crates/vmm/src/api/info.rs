@@ -1,6 +1,6 @@
 //! What the machine says of itself.
 
-use pagemend::{GpaRange, Policy, Totals};
+use pagemend::{FRAME_SIZE, GpaRange, Policy, Totals};
 use serde::Serialize;
 
 use crate::{CpuModel, Phase, Vm};
@@ -44,6 +44,8 @@ struct Memory {
     policy: Policy,
     ranges: Vec<GpaRange>,
     lost_bytes: u64,
+    /// Of what is lost, that the guest has not been told of yet.
+    untold_bytes: u64,
 }
 
 impl Info {
@@ -62,6 +64,7 @@ impl Info {
                 policy: config.memory.policy,
                 ranges: vm.ram().ranges().collect(),
                 lost_bytes: vm.pagemend().with_ledger(|ledger| ledger.lost_bytes()),
+                untold_bytes: vm.waiting().len() as u64 * FRAME_SIZE,
             },
             totals: vm.pagemend().totals(),
         }

@@ -95,6 +95,9 @@ fn load_kernel(path: &Path, ram: &Ram) -> Result<KernelLoaderResult, BootError> 
 
 fn parameters(mut header: linux_loader::bootparam::setup_header) -> boot_params {
     header.type_of_loader = UNDEFINED_LOADER;
+    // For a boot loader to say, whatever the file has there.
+    header.ramdisk_image = 0;
+    header.ramdisk_size = 0;
     boot_params {
         hdr: header,
         ..Default::default()
@@ -104,16 +107,18 @@ fn parameters(mut header: linux_loader::bootparam::setup_header) -> boot_params 
 /// Puts the first file system as high as the kernel can reach it, so that the kernel has room to
 /// unpack itself below.
 fn load_initrd(path: &Path, after: Gpa, max: u32, ram: &Ram) -> Result<GpaRange, BootError> {
+    let max = if max == 0 { INITRD_MAX } else { max.into() };
+    let room = room_above(ram, after);
+    let end = room.end().get().min(max + 1);
     let mut bytes = vec![];
-    let read = open(path)?.read_to_end(&mut bytes);
+    // No more than shows that it is too much: the file may have no end.
+    let limit = end.saturating_sub(after.get()) + 1;
+    let read = open(path)?.take(limit).read_to_end(&mut bytes);
     read.map_err(|source| BootError::File {
         path: path.to_owned(),
         source,
     })?;
     let len = bytes.len() as u64;
-    let max = if max == 0 { INITRD_MAX } else { max.into() };
-    let room = room_above(ram, after);
-    let end = room.end().get().min(max + 1);
     let too_large = BootError::TooLarge {
         what: "the initial file system",
         len,

@@ -2,6 +2,8 @@
 
 mod linux;
 mod long_mode;
+#[cfg(test)]
+mod tests;
 
 use std::io;
 use std::path::PathBuf;
@@ -48,11 +50,13 @@ pub enum BootError {
     #[error("the kernel's command line cannot be used")]
     Cmdline(#[source] linux_loader::cmdline::Error),
     /// The payload is larger than the memory that is there for it.
-    #[error("{what} has {len} bytes, and there is room for {room}: give the guest more memory")]
+    #[error(
+        "{what} has {len} bytes or more, and there is room for {room}: give the guest more memory"
+    )]
     TooLarge {
         /// What does not fit.
         what: &'static str,
-        /// Its size in bytes.
+        /// Its size in bytes, as far as it was read.
         len: u64,
         /// The bytes that there are.
         room: u64,

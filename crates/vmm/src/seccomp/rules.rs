@@ -114,13 +114,11 @@ const MENDER: &[Allow] = &[
     Call(libc::SYS_fallocate),
     Call(libc::SYS_ftruncate),
     Call(libc::SYS_memfd_create),
-    Call(libc::SYS_fstat),
-    // What the old mapping was like, and making the new one like it.
-    OPEN,
-    Call(libc::SYS_lseek),
-    Call(libc::SYS_statx),
+    // Making the new memory like the old, and seeing what came of it.
     Call(libc::SYS_mbind),
     Call(libc::SYS_get_mempolicy),
+    Call(libc::SYS_move_pages),
+    Call(libc::SYS_mincore),
     Call(libc::SYS_mlock2),
     // Emulated errors that nobody has touched are signalled as the kernel would.
     Call(libc::SYS_rt_tgsigqueueinfo),

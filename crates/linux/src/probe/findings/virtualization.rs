@@ -10,6 +10,7 @@ pub(super) fn findings(host: &Host) -> Vec<Finding> {
         return vec![no_kvm(host)];
     };
     let mut findings = vec![version(kvm)];
+    findings.extend(host.files.kernel.hardware_virtualization.map(hardware));
     match host.files.kernel.architecture {
         "x86_64" => findings.push(machine_checks(kvm)),
         "aarch64" => findings.extend([arm_inject(kvm), arm_sea(kvm)]),
@@ -60,6 +61,30 @@ fn version(kvm: &KvmFacts) -> Finding {
         )
     };
     finding("kvm.open", "KVM", found, level, means)
+}
+
+fn hardware(offered: bool) -> Finding {
+    let id = "kvm.hardware";
+    let title = "Hardware virtualization";
+    if offered {
+        finding(
+            id,
+            title,
+            "offered",
+            Level::Good,
+            "Stock kernels run as guests.",
+        )
+    } else {
+        finding(
+            id,
+            title,
+            "not offered: no vmx or svm",
+            Level::Limits,
+            "A KVM that does without runs guests that are made for it; a stock kernel ends in an \
+             error at once.",
+        )
+        .advise("`cargo xtask lab vm` runs one in an emulated machine.")
+    }
 }
 
 fn machine_checks(kvm: &KvmFacts) -> Finding {
