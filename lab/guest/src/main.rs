@@ -4,6 +4,7 @@ mod arch;
 mod backing;
 mod channel;
 mod crowd;
+mod disk;
 mod early_kill;
 mod faults;
 mod gate;

@@ -72,6 +72,7 @@ impl Arch {
         match self {
             Self::X86_64 => &[
                 "hwpoison-inject",
+                "nbd",
                 "kvm",
                 "kvm-amd",
                 "nd_e820",
