@@ -126,9 +126,22 @@ impl Guest {
         len: usize,
         configure: impl FnOnce(usize, Builder) -> Builder,
     ) -> Result<Self> {
-        let memory = Arc::new(GuestMemory::new(kind.kind(), len as u64)?);
+        Self::on(Self::filled(kind, len)?, configure)
+    }
+
+    /// Memory for a guest, with nobody looking after it yet.
+    pub(crate) fn filled(kind: Kind, len: usize) -> Result<Arc<GuestMemory>> {
+        let memory = GuestMemory::new(kind.kind(), len as u64)?;
+        fill(memory.as_ptr() as usize, len);
+        Ok(Arc::new(memory))
+    }
+
+    /// On such memory, whatever has become of it.
+    pub(crate) fn on(
+        memory: Arc<GuestMemory>,
+        configure: impl FnOnce(usize, Builder) -> Builder,
+    ) -> Result<Self> {
         let base = memory.as_ptr() as usize;
-        fill(base, len);
         let events = Arc::new(Mutex::new(Vec::new()));
         let sink = Arc::clone(&events);
         let region = RegionConfig::of("ram", Gpa::new(GPA), Arc::clone(&memory))?;

@@ -11,6 +11,9 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+/// Where hwpoison-inject takes the number of a page frame.
+pub(crate) const CORRUPT: &str = "/sys/kernel/debug/hwpoison/corrupt-pfn";
+
 /// `madvise(MADV_HWPOISON)` on the 4 KiB at an address: as if this thread had touched a bad byte. Gives the signal that came with it.
 pub(crate) fn madvise(address: usize) -> (io::Result<()>, Option<Fault>) {
     faults::catching(|| memory::advise(address, memory::KIB_4, libc::MADV_HWPOISON))
@@ -47,10 +50,7 @@ pub(crate) fn corrupt_in_use(address: usize) -> Result<&'static str> {
 
 /// A scrubber's find in a page frame. When it returns, the kernel has dealt with it.
 pub(crate) fn corrupt_frame(frame: u64) -> io::Result<()> {
-    fs::write(
-        "/sys/kernel/debug/hwpoison/corrupt-pfn",
-        format!("{frame:#x}"),
-    )
+    fs::write(CORRUPT, format!("{frame:#x}"))
 }
 
 /// `madvise(MADV_SOFT_OFFLINE)` on the 4 KiB at an address: corrected errors were too many, take it out of use with its contents moved.

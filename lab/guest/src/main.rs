@@ -18,6 +18,7 @@ mod pages;
 mod pattern;
 mod persistent;
 mod privileged;
+mod raw_list;
 mod reader;
 mod registry;
 mod salvage;

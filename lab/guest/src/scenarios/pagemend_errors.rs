@@ -6,9 +6,9 @@ use crate::memory::{GIB_1, KIB_4, MIB_2};
 use crate::pages::{self, Pool};
 use crate::registry::{Family, Scenario, scenario};
 use crate::trial::Trial;
-use crate::inject;
+use crate::{faults, inject, raw_list};
 use anyhow::{Context, Result};
-use pagemend::{Action, Step};
+use pagemend::{Action, Reason, Step};
 use pagemend_lab_protocol::{Needs, ScenarioInfo, Set};
 use std::sync::{Arc, Mutex};
 
@@ -226,6 +226,28 @@ scenario! {
         crowd.finish(t, &bad);
         guest.lost_only(t, &bad);
         t.equal("pages mended", guest.pagemend.totals().mended, PAGES as u64);
+        Ok(())
+    },
+}
+
+scenario! {
+    name: "pagemend/unreliable-list",
+    proves: "a huge page of which the kernel does not know any more what is bad is reported lost whole, with the reason, and its neighbour is untouched",
+    needs: Needs::NOTHING.huge_2m(3 + raw_list::PAGES),
+    run: |t| {
+        let memory = Guest::filled(Kind::Hugetlb2M, 2 * MIB_2)?;
+        raw_list::give_up(memory.file().context("a file")?, memory.as_ptr() as usize)?;
+        let guest = Guest::on(memory, |_, builder| builder)?;
+        let touched = faults::load(guest.base() + 0x5128);
+        t.equal("a touch", touched.map_err(|fault| fault.code), Err(libc::BUS_MCEERR_AR));
+        let all: Vec<usize> = (0..MIB_2).step_by(KIB_4).collect();
+        guest.lost_only(t, &all);
+        t.equal("what was done", guest.actions(), vec![Action::Abandon]);
+        let reasons = guest.steps().into_iter().find_map(|step| match step {
+            Step::Done { reasons, .. } => Some(reasons),
+            _ => None,
+        });
+        t.equal("why", reasons, Some(vec![Reason::NothingSalvaged]));
         Ok(())
     },
 }
