@@ -87,6 +87,11 @@ impl Disk {
         Ok(disk)
     }
 
+    /// The device as a path.
+    pub(crate) fn path(&self) -> &'static str {
+        DEVICE
+    }
+
     /// The device, past the page cache: the kernel moves bytes between disk and the caller's memory itself.
     pub(crate) fn direct(&self) -> Result<OwnedFd> {
         let flags = OFlags::RDWR | OFlags::DIRECT | OFlags::CLOEXEC;

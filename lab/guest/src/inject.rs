@@ -53,6 +53,14 @@ pub(crate) fn corrupt_frame(frame: u64) -> io::Result<()> {
     fs::write(CORRUPT, format!("{frame:#x}"))
 }
 
+/// Takes an error in a page frame back, which is possible where it was not the hardware's.
+pub(crate) fn unpoison(frame: u64) -> io::Result<()> {
+    fs::write(
+        "/sys/kernel/debug/hwpoison/unpoison-pfn",
+        format!("{frame:#x}"),
+    )
+}
+
 /// `madvise(MADV_SOFT_OFFLINE)` on the 4 KiB at an address: corrected errors were too many, take it out of use with its contents moved.
 pub(crate) fn soft_offline(address: usize) -> io::Result<()> {
     /// `MADV_SOFT_OFFLINE`.

@@ -7,6 +7,7 @@ mod crowd;
 mod disk;
 mod early_kill;
 mod faults;
+mod file_system;
 mod gate;
 mod guest;
 mod init;

@@ -73,6 +73,9 @@ impl Arch {
             Self::X86_64 => &[
                 "hwpoison-inject",
                 "nbd",
+                // ext4 asks for it by what it does, not by its name.
+                "crc32c_generic",
+                "ext4",
                 "kvm",
                 "kvm-amd",
                 "nd_e820",
