@@ -1,5 +1,6 @@
 //! A block device whose every request this process answers, when it likes: the kernel's nbd driver on one end of a socket pair, a thread on the other. I/O on it is in flight for as long as a scenario wants.
 
+use crate::trial::lacking;
 use anyhow::{Context, Result, bail};
 use rustix::fs::{Mode, OFlags, open};
 use std::fs;
@@ -7,6 +8,7 @@ use std::io::{self, Read, Write};
 use std::ops::Range;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -53,8 +55,11 @@ struct Shared {
 impl Disk {
     /// A disk that holds these bytes, a multiple of 4 KiB, and answers at once until it is told to hold.
     pub(crate) fn of(contents: Vec<u8>) -> Result<Self> {
+        if !Path::new(DEVICE).exists() {
+            return Err(lacking("this kernel has no nbd"));
+        }
         let device = open(DEVICE, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
-            .with_context(|| format!("cannot open {DEVICE} (is nbd loaded?)"))?;
+            .with_context(|| format!("cannot open {DEVICE}"))?;
         let device = Arc::new(device);
         let (ours, its) = UnixStream::pair().context("a socket pair")?;
         let blocks = contents.len() / BLOCK;

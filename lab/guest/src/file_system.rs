@@ -2,6 +2,7 @@
 
 use crate::disk::Disk;
 use crate::memory::KIB_4;
+use crate::trial::lacking;
 use anyhow::{Context, Result};
 use rustix::fs::{Mode, OFlags, ftruncate, openat};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
@@ -19,7 +20,7 @@ impl FileSystem {
     pub(crate) fn new() -> Result<Self> {
         let disk = Disk::of(empty())?;
         let context = rustix::mount::fsopen("ext2", FsOpenFlags::FSOPEN_CLOEXEC)
-            .context("no ext2 (is ext4 loaded?)")?;
+            .map_err(|error| lacking(format!("this kernel has no ext2: {error}")))?;
         rustix::mount::fsconfig_set_string(context.as_fd(), "source", disk.path())?;
         rustix::mount::fsconfig_create(context.as_fd()).context("cannot use the disk as ext2")?;
         let mount = rustix::mount::fsmount(

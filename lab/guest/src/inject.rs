@@ -2,12 +2,13 @@
 
 use crate::faults::{self, Fault};
 use crate::kernel_log::KernelLog;
-use crate::trial::Trial;
+use crate::trial::{Trial, lacking};
 use crate::{memory, pages};
 use anyhow::{Context, Result};
 use pagemend_lab_protocol::MachineCheck;
 use std::fs;
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -34,16 +35,25 @@ fn in_use(said: io::Result<()>) -> Result<&'static str> {
     }
 }
 
+/// Whether a scrubber's finds can be had, for a scenario that cannot do without.
+pub(crate) fn available() -> Result<()> {
+    match Path::new(CORRUPT).exists() {
+        true => Ok(()),
+        false => Err(lacking("this kernel has no hwpoison-inject")),
+    }
+}
+
 /// A scrubber's find in the page frame behind an address, which must be mapped and present. Gives the frame.
 pub(crate) fn corrupt(address: usize) -> Result<u64> {
+    available()?;
     let frame = pages::frame(address)?.context("nothing is mapped there to corrupt")?;
-    corrupt_frame(frame)
-        .with_context(|| format!("cannot corrupt frame {frame:#x} (is hwpoison-inject loaded?)"))?;
+    corrupt_frame(frame).with_context(|| format!("cannot corrupt frame {frame:#x}"))?;
     Ok(frame)
 }
 
 /// As [`corrupt`], while other threads touch the page. Gives what the kernel said.
 pub(crate) fn corrupt_in_use(address: usize) -> Result<&'static str> {
+    available()?;
     let frame = pages::frame(address)?.context("nothing is mapped there to corrupt")?;
     in_use(corrupt_frame(frame))
 }

@@ -1,6 +1,6 @@
 //! The kernel's list of what is bad in a huge page, made unreliable. The kernel notes each bad 4 KiB in a small allocation that may not wait (`folio_set_hugetlb_hwpoison` in `mm/memory-failure.c`); where there is no memory for one, it gives the whole list up, for good.
 
-use crate::inject::CORRUPT;
+use crate::inject::{self, CORRUPT};
 use crate::memory::{self, KIB_4, MIB_2, Mapping};
 use crate::pages::frame;
 use crate::pattern::fill;
@@ -25,6 +25,7 @@ const EVERYTHING: &str = "100000000";
 ///
 /// Notes of errors in other huge pages use up what the allocator has ready; while the kernel keeps all free memory to itself it gets no more. Nothing that allocates may happen meanwhile.
 pub(crate) fn give_up(file: impl AsFd, base: usize) -> Result<()> {
+    inject::available()?;
     let spare = memory::hugetlb_2m(PAGES as usize * MIB_2)?;
     let mapping = Mapping::shared(&spare, PAGES as usize * MIB_2, MIB_2)?;
     fill(mapping.base(), mapping.len());
@@ -68,8 +69,7 @@ struct Errors(OwnedFd);
 impl Errors {
     fn new() -> Result<Self> {
         let file = open(CORRUPT, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty());
-        file.map(Self)
-            .context("no corrupt-pfn (is hwpoison-inject loaded?)")
+        file.map(Self).context("cannot open corrupt-pfn")
     }
 
     fn raise(&self, frame: &str) -> Result<()> {

@@ -34,6 +34,12 @@ pub fn run(options: &Options) -> Result<Vec<Report>> {
     let mut reports = Vec::new();
     for wanted in &options.kernels {
         let kernel = kernel::find(wanted, options.arch, &options.cache)?;
+        if kernel.modules.is_none() {
+            eprintln!(
+                "lab: no modules for {}: what it has not built in is skipped",
+                kernel.image.display()
+            );
+        }
         let initramfs = image::initramfs(&kernel, &program, options.arch, &options.cache)?;
         let batches = plan::batches(selected.clone(), options.memory);
         let room = room::here(options.jobs, &batches);

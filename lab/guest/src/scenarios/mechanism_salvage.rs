@@ -60,6 +60,7 @@ scenario! {
 
 /// Poisons a fresh 2 MiB page at these offsets, and claims that just those cannot be read from its file.
 fn salvaged(t: &mut Trial, bad: &[usize]) -> Result<()> {
+    inject::available()?;
     let file = memory::hugetlb_2m(MIB_2)?;
     let guest = Mapping::shared(&file, MIB_2, MIB_2)?;
     fill(guest.base(), MIB_2);

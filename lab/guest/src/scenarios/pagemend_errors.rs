@@ -64,6 +64,7 @@ fn needs(kind: Kind, pages: u32) -> Needs {
 }
 
 fn many_errors(t: &mut Trial, kind: Kind, pages: usize, errors: usize) -> Result<()> {
+    inject::available()?;
     let bad = spread(kind.page(), pages, errors);
     let more = Arc::new(Mutex::new(Vec::new()));
     let theirs = Arc::clone(&more);
@@ -99,6 +100,7 @@ scenario! {
     needs: Kind::Hugetlb2M.needs(1),
     run: |t| {
         const BAD: usize = 0x5000;
+        inject::available()?;
         let guest = Guest::with(Kind::Hugetlb2M, 2 * MIB_2, |base, builder| {
             let late = pages::frame(base + 0x9000).ok().flatten();
             builder.listen("a second error", move |event| {
@@ -122,6 +124,7 @@ scenario! {
     proves: "errors in other pages, found while one is being mended, are mended after it without anybody touching them",
     needs: Needs::NOTHING.huge_2m(8),
     run: |t| {
+        inject::available()?;
         let bad: Vec<usize> = (0..8).map(|page| page * MIB_2 + (page + 1) * KIB_4).collect();
         let offsets = bad.clone();
         let guest = Guest::with(Kind::Hugetlb2M, 8 * MIB_2, |base, builder| {
