@@ -85,7 +85,7 @@ impl Kind {
     pub(crate) fn needs(self, guests: u32) -> Needs {
         match self {
             // New memory for it comes from the pool of 2 MiB pages.
-            Self::Hugetlb1G => Needs::NOTHING.huge_1g(guests).huge_2m(512).seconds(300),
+            Self::Hugetlb1G => Needs::NOTHING.huge_1g(guests).huge_2m(512).seconds(600),
             Self::Hugetlb2M | Self::HugetlbfsFile | Self::HugetlbPrivate => {
                 Needs::NOTHING.huge_2m(guests + 1)
             }

@@ -47,12 +47,12 @@ pub struct Needs {
 }
 
 impl Needs {
-    /// No huge pages, any company, and a minute.
+    /// No huge pages, any company, and three minutes: a machine that others work on as well is slow.
     pub const NOTHING: Self = Self {
         cpu: Cpu::Amd,
         huge_2m: 0,
         huge_1g: 0,
-        seconds: 60,
+        seconds: 180,
         alone: false,
         persistent: false,
         tries: 3,
