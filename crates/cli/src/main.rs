@@ -1,5 +1,6 @@
 //! The `pagemend` command.
 
+mod decode;
 mod demo;
 mod doctor;
 mod inject;
@@ -23,6 +24,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Decode(decode::Decode),
     Demo(demo::Demo),
     Doctor(doctor::Doctor),
     Run(run::Run),
@@ -40,6 +42,7 @@ const NO_ANSWER: u8 = 2;
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
+        Command::Decode(decode) => decode.run(),
         Command::Demo(demo) => demo.run(),
         Command::Doctor(doctor) => doctor.run(),
         Command::Run(run) => run.run(),

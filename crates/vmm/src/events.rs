@@ -5,7 +5,7 @@ use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use pagemend::{Event, Gpa};
+use pagemend::{Event, FRAME_SIZE, Gpa, GpaRange};
 use serde::Serialize;
 
 /// Name and version of the events' JSON form.
@@ -72,6 +72,36 @@ pub enum What {
         /// Why.
         reason: String,
     },
+}
+
+impl What {
+    /// A failure that no vCPU has touched.
+    pub(crate) fn failure(recipient: Recipient, action: FailureAction, lost: GpaRange) -> Self {
+        Self::MemoryFailure {
+            recipient,
+            action,
+            flags: Flags {
+                action_required: false,
+                recursive: false,
+            },
+            gpa: lost.start(),
+            size: lost.len(),
+        }
+    }
+
+    /// A lost frame that a vCPU has touched.
+    pub(crate) fn touched(action: FailureAction, recursive: bool, gpa: Gpa) -> Self {
+        Self::MemoryFailure {
+            recipient: Recipient::Guest,
+            action,
+            flags: Flags {
+                action_required: true,
+                recursive,
+            },
+            gpa: gpa.frame(),
+            size: FRAME_SIZE,
+        }
+    }
 }
 
 /// Who had to deal with a failure.

@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use kvm_bindings::CpuId;
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
-use pagemend::{Cause, Event, Gpa, GpaRange, Step};
+use pagemend::{Cause, Event, FRAME_SIZE, Gpa, GpaRange, Step};
 use pagemend_guest::deliver::{self, Counts, MachineChecks, RETRY, Teller};
 use pagemend_guest::kvm::cpuid::{self, CpuidFull};
 use pagemend_guest::kvm::{self, SetupError, mce_cap_supported, mcg_cap, setup_vcpu};
 use pagemend_guest::x86::{AoSignal, Vendor};
 
+use crate::events::{FailureAction, Hub, Recipient, What};
 use crate::kick::Bell;
 
 /// Frames of one loss that a guest is told of: of a 2 MiB page all, of a 1 GiB page what keeps it
@@ -86,27 +87,17 @@ impl Told {
         self.checks.teller(vcpu.into())
     }
 
-    /// Takes a step of the mender: frames that it has recorded wait to be told from now on.
-    pub(crate) fn hear(&self, event: &Event, cause: &mut Cause, bell: &Bell) {
-        match &event.step {
-            Step::Fault { cause: this, .. } => *cause = *this,
-            Step::Record { lost, .. } => {
-                let queued = self.checks.lost(lost.iter().copied());
-                if queued.added == 0 {
-                    return;
-                }
-                match *cause {
-                    Cause::ActionOptional => bell.all(),
-                    // Most likely a vCPU touched it, and is about to be told in a better way. If
-                    // it was a device, the guest hears of it a little later.
-                    Cause::ActionRequired => {
-                        for vcpu in 0..self.checks.config().vcpus {
-                            bell.after(vcpu, RETRY);
-                        }
-                    }
-                }
+    /// What listens to the mender: frames that it has recorded wait to be told from then on.
+    pub(crate) fn listener(&self, hub: Hub, bell: Bell) -> impl FnMut(&Event) + Send + 'static {
+        let checks = Arc::clone(&self.checks);
+        let mut fault = Fault::default();
+        move |event| {
+            for report in fault.take(event, &checks, &bell) {
+                hub.tell(report);
             }
-            _ => {}
+            hub.tell(What::Mender {
+                detail: event.clone(),
+            });
         }
     }
 
@@ -125,5 +116,62 @@ impl Told {
     pub(crate) fn reset(&self, lost: &[GpaRange]) {
         self.checks.reset();
         self.checks.lost(lost.iter().copied());
+    }
+}
+
+/// The fault that the mender is at.
+#[derive(Default)]
+struct Fault {
+    /// Where it was touched, if it was.
+    touched: Option<Gpa>,
+    told: bool,
+}
+
+impl Fault {
+    /// Takes a step of the mender, and gives what is to be reported of it.
+    fn take(&mut self, event: &Event, checks: &MachineChecks, bell: &Bell) -> Vec<What> {
+        match &event.step {
+            Step::Fault { gpa, cause, .. } => {
+                *self = Self {
+                    touched: (*cause == Cause::ActionRequired).then(|| gpa.frame()),
+                    told: false,
+                };
+                vec![]
+            }
+            Step::Record { lost, .. } => {
+                self.told = true;
+                if checks.lost(lost.iter().copied()).added > 0 {
+                    self.call(checks, bell);
+                }
+                // A vCPU that has touched a frame reports that itself, when it is told.
+                let alone = |range: &&GpaRange| {
+                    Some(range.start()) == self.touched && range.len() == FRAME_SIZE
+                };
+                lost.iter()
+                    .filter(|range| !alone(range))
+                    .map(|range| What::failure(Recipient::Guest, FailureAction::Inject, *range))
+                    .collect()
+            }
+            // Nothing that the guest would have to know.
+            Step::Done {
+                action: Some(_), ..
+            } if !self.told => vec![What::failure(
+                Recipient::Hypervisor,
+                FailureAction::Ignore,
+                event.page,
+            )],
+            _ => vec![],
+        }
+    }
+
+    fn call(&self, checks: &MachineChecks, bell: &Bell) {
+        if self.touched.is_none() {
+            return bell.all();
+        }
+        // Most likely a vCPU touched it, and is about to be told in a better way. If it was a
+        // device, the guest hears of it a little later.
+        for vcpu in 0..checks.config().vcpus {
+            bell.after(vcpu, RETRY);
+        }
     }
 }

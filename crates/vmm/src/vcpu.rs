@@ -4,15 +4,16 @@ use std::sync::Arc;
 use std::sync::mpsc::Sender;
 
 use kvm_ioctls::{Kvm, VcpuExit, VcpuFd};
-use pagemend::{FRAME_SIZE, Gpa, Pagemend};
-use pagemend_guest::deliver::Teller;
+use pagemend::{Gpa, Pagemend};
+use pagemend_guest::deliver::{Obstacle, Teller};
 use pagemend_guest::kvm::{GuestVcpu, Kick, Turn};
 
 use crate::boot::{self, Entry};
+use crate::config::Untold;
 use crate::control::{Gate, Go};
 use crate::cpu::registers::{self, Registers};
 use crate::devices::{Demand, Ports};
-use crate::events::{FailureAction, Flags, Hub, Recipient, What};
+use crate::events::{FailureAction, Hub, What};
 use crate::kick::{self, Bell};
 use crate::seccomp::Filter;
 
@@ -52,6 +53,7 @@ pub(crate) struct Surroundings {
     pub(crate) pagemend: Arc<Pagemend>,
     pub(crate) reports: Sender<Report>,
     pub(crate) entry: Entry,
+    pub(crate) untold: Untold,
     pub(crate) filter: Arc<Filter>,
 }
 
@@ -135,6 +137,7 @@ impl Vcpu {
             match around.gate.pass(&mut started) {
                 Go::Run => {}
                 Go::Reset => {
+                    vcpu.reset();
                     origin.start(vcpu.fd(), &around.entry).map_err(text)?;
                     continue;
                 }
@@ -157,14 +160,18 @@ fn turn(vcpu: &mut GuestVcpu, around: &Surroundings) -> Result<Option<Report>, S
         Turn::Exit(served) => served,
         Turn::Mended | Turn::Again => Ok(None),
         Turn::Told { gpa } => {
-            around.hub.tell(failure(gpa, FailureAction::Inject, false));
+            around
+                .hub
+                .tell(What::touched(FailureAction::Inject, false, gpa));
             Ok(None)
         }
         Turn::Refused { gpa, obstacle } => {
-            let recursive = obstacle == pagemend_guest::deliver::Obstacle::InProgress;
-            around
-                .hub
-                .tell(failure(gpa, FailureAction::Fatal, recursive));
+            let action = match around.untold {
+                Untold::Reset => FailureAction::Reset,
+                Untold::Pause | Untold::Stop => FailureAction::Fatal,
+            };
+            let recursive = obstacle == Obstacle::InProgress;
+            around.hub.tell(What::touched(action, recursive, gpa));
             let reason = obstacle.to_string();
             Ok(Some(Report::Untold { gpa, reason }))
         }
@@ -185,19 +192,6 @@ fn serve(exit: VcpuExit<'_>, ports: &Ports) -> Result<Option<Report>, String> {
         other => return Err(format!("KVM_RUN ended with {other:?}")),
     }
     Ok(None)
-}
-
-fn failure(gpa: Gpa, action: FailureAction, recursive: bool) -> What {
-    What::MemoryFailure {
-        recipient: Recipient::Guest,
-        action,
-        flags: Flags {
-            action_required: true,
-            recursive,
-        },
-        gpa,
-        size: FRAME_SIZE,
-    }
 }
 
 fn chain(error: &dyn std::error::Error) -> String {

@@ -9,7 +9,7 @@ use std::thread;
 
 use kvm_bindings::CpuId;
 use kvm_ioctls::Kvm;
-use pagemend::{BuildError, Cause, Gpa, GuestMemory, Pagemend};
+use pagemend::{BuildError, Gpa, GuestMemory, Pagemend};
 use pagemend_guest::deliver::Counts;
 
 use crate::boot::{self, BootError};
@@ -146,17 +146,11 @@ impl Vm {
         let bell =
             Bell::new(seccomp::filter(Task::Bell, config.seccomp)?).map_err(VmError::Thread)?;
         let pagemend = {
-            let (hub, told, bell) = (hub.clone(), told.clone(), bell.clone());
-            let mut cause = Cause::ActionOptional;
+            let listener = told.listener(hub.clone(), bell.clone());
             let builder = blocks
                 .describe(&config.memory, Pagemend::builder())?
                 .early_kill(config.early)
-                .listen("guest", move |event| {
-                    told.hear(event, &mut cause, &bell);
-                    hub.tell(What::Mender {
-                        detail: event.clone(),
-                    });
-                });
+                .listen("guest", listener);
             let filter = seccomp::filter(Task::Mender, config.seccomp)?;
             let builder = builder.on_thread(move || filter.apply().map_err(io::Error::other));
             Arc::new(builder.start()?)
@@ -181,6 +175,7 @@ impl Vm {
             pagemend: Arc::clone(&pagemend),
             reports: owner.clone(),
             entry,
+            untold: config.untold,
             filter: Arc::new(seccomp::filter(Task::Vcpu, config.seccomp)?),
         };
         let mut vm = Self {

@@ -172,9 +172,12 @@ impl MachineChecks {
         Teller::new(Arc::clone(self), vcpu)
     }
 
-    /// Frames are lost that nobody has touched: they wait until a vCPU can be told. `lost` is one
-    /// loss, to which the limit applies. To be called from wherever losses are heard of, as a
-    /// listener of the mender; where frames were added, all vCPUs are then to be kicked.
+    /// Frames are lost: they wait until a vCPU can be told, or touches them. `lost` is one loss, to
+    /// which the limit applies. To be called from wherever losses are heard of, as a listener of
+    /// the mender; where frames were added, all vCPUs are then to be kicked.
+    ///
+    /// A frame that is in the line when it is touched is told once. Where another vCPU is told of it
+    /// in the moment between, the guest hears of it both ways.
     pub fn lost(&self, lost: impl IntoIterator<Item = GpaRange>) -> Queued {
         let mut inner = self.inner();
         let queued = inner.queue.add(lost, self.config.limit);

@@ -23,9 +23,18 @@ pub(super) struct Memory(Vec<GuestRegion>);
 pub(super) struct Unreached {
     pub(super) gpa: Gpa,
     pub(super) fault: VcpuFault,
-    /// Whether KVM is in the middle of an instruction that it emulates, and the next `KVM_RUN`
-    /// ends it with what it was given here.
-    pub(super) emulated: bool,
+    pub(super) instruction: Instruction,
+}
+
+/// How far the instruction is that could not reach memory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Instruction {
+    /// Not begun.
+    Ahead,
+    /// KVM emulates it, and the next `KVM_RUN` ends it with what was read for it.
+    Loading,
+    /// KVM has emulated it; what it stores was given to the VMM.
+    Behind,
 }
 
 impl Memory {
@@ -43,10 +52,11 @@ impl Memory {
     /// If `exit` is about guest memory, does what it asks for. What cannot be read reads as ones,
     /// which the guest must not see: [`undo`].
     pub(super) fn reach(&self, pagemend: &Pagemend, exit: &mut VcpuExit<'_>) -> Option<Unreached> {
-        let (gpa, emulated) = match exit {
+        let (gpa, instruction) = match exit {
             // With flags it is about who may see the memory.
-            VcpuExit::MemoryFault { flags: 0, gpa, .. } => (*gpa, false),
-            VcpuExit::MmioRead(gpa, _) | VcpuExit::MmioWrite(gpa, _) => (*gpa, true),
+            VcpuExit::MemoryFault { flags: 0, gpa, .. } => (*gpa, Instruction::Ahead),
+            VcpuExit::MmioRead(gpa, _) => (*gpa, Instruction::Loading),
+            VcpuExit::MmioWrite(gpa, _) => (*gpa, Instruction::Behind),
             _ => return None,
         };
         let gpa = Gpa::new(gpa);
@@ -70,7 +80,7 @@ impl Memory {
         Some(Unreached {
             gpa,
             fault,
-            emulated,
+            instruction,
         })
     }
 }
@@ -78,11 +88,11 @@ impl Memory {
 /// `EINTR` (include/uapi/asm-generic/errno-base.h).
 const EINTR: i32 = 4;
 
-/// Takes back the instruction that KVM is in the middle of emulating, as if it had not begun:
-/// it is the one at which the guest takes its machine check, or that it executes again. KVM cannot
-/// leave it out; so it ends with whatever it has, nobody acts on the exits that it still makes, and
-/// the general registers get back what they held. Other registers that it loads from lost memory
-/// (vector, segment, descriptor tables) keep what they got.
+/// Takes back the instruction for which KVM is [loading](Instruction::Loading), as if it had not
+/// begun: it is the one at which the guest takes its machine check, or that it executes again. KVM
+/// cannot leave it out; so it ends with whatever it has, nobody acts on the exits that it still
+/// makes, and the general registers get back what they held. Other registers that it loads from
+/// lost memory (vector, segment, descriptor tables) keep what they got.
 pub(super) fn undo(vcpu: &mut VcpuFd) -> Result<(), errno::Error> {
     let registers = vcpu.get_regs()?;
     // Ends what was begun, and does not enter the guest.

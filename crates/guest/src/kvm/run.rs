@@ -9,7 +9,7 @@ use pagemend_core::address::{Gpa, Hva};
 use pagemend_linux::{Pagemend, TooManyVcpus, VcpuFault, VcpuThread};
 use vmm_sys_util::errno;
 
-use super::memory::{Memory, Unreached, undo};
+use super::memory::{Instruction, Memory, Unreached, undo};
 use super::vcpu::{KvmVcpu, RegisterError};
 use super::watch::{register_read, register_written};
 use crate::deliver::{Answer, Obstacle, Outcome, Teller};
@@ -18,6 +18,10 @@ use crate::deliver::{Answer, Obstacle, Outcome, Teller};
 /// was not runnable and is by now.
 const EINTR: i32 = 4;
 const EAGAIN: i32 = 11;
+
+/// In how many turns in a row KVM may miss memory that is in order. Once is a mend; more is one
+/// error after another in the same page, or no memory failure at all.
+const UNREACHED: u32 = 16;
 
 /// Whom the VMM has to make leave the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,7 +40,8 @@ pub enum Turn<T> {
     Exit(T),
     /// The vCPU touched a page that was mended: next turn.
     Mended,
-    /// The vCPU touched a lost frame, and takes a machine check in the next turn.
+    /// The vCPU touched a lost frame, and takes a machine check in the next turn: at the
+    /// instruction, or behind it if KVM emulates a store.
     Told {
         /// The frame.
         gpa: Gpa,
@@ -88,8 +93,11 @@ pub struct GuestVcpu {
     thread: VcpuThread,
     teller: Teller,
     kick: Box<dyn FnMut(Kick)>,
-    /// What KVM could not reach in the last turn, though there was memory.
-    unreached: Option<Gpa>,
+    /// What KVM could not reach in the last turns, though there was memory, and in how many.
+    unreached: Option<(Gpa, u32)>,
+    /// A lost frame that the vCPU has stored to and could not be told of: it will not touch it
+    /// again by itself.
+    owed: Option<Gpa>,
 }
 
 impl fmt::Debug for GuestVcpu {
@@ -119,6 +127,7 @@ impl GuestVcpu {
             teller,
             kick: Box::new(kick),
             unreached: None,
+            owed: None,
         })
     }
 
@@ -127,12 +136,21 @@ impl GuestVcpu {
         &mut self.fd
     }
 
+    /// The guest was reset: what this vCPU touched before concerns nobody any more.
+    pub fn reset(&mut self) {
+        self.unreached = None;
+        self.owed = None;
+    }
+
     /// Tells the vCPU what it can take, runs it, and deals with lost memory and machine-check
     /// registers; every other exit goes to `on_exit`.
     pub fn turn<T>(
         &mut self,
         on_exit: impl FnOnce(VcpuExit<'_>) -> T,
     ) -> Result<Turn<T>, RunError> {
+        if let Some(gpa) = self.owed {
+            return self.answer(VcpuFault::Lost { gpa });
+        }
         let mut vcpu = KvmVcpu::new(&self.fd, self.mcg_cap);
         let outcome = self.teller.before_run(&mut vcpu)?;
         self.kick_for(&outcome);
@@ -170,27 +188,36 @@ impl GuestVcpu {
                 register_written(&mut self.fd, &mut self.teller, msr, value)?;
                 Ok(Turn::Again)
             }
-            Ended::Unreached(Unreached {
-                gpa,
-                fault: VcpuFault::Mended,
-                emulated: false,
-            }) if before == Some(gpa) => {
-                // In order twice in a row: memory is not what KVM misses.
-                Err(RunError::Unreachable { gpa })
-            }
-            Ended::Unreached(it) => {
-                self.unreached = Some(it.gpa);
-                if it.emulated && it.fault != VcpuFault::Mended {
-                    undo(&mut self.fd).map_err(RunError::Run)?;
-                }
-                self.answer(it.fault)
-            }
+            Ended::Unreached(it) => self.missed(it, before),
             Ended::Failed(error) => match self.thread.take_fault() {
                 Some(fault) => self.answer(fault),
                 None if matches!(error.errno(), EINTR | EAGAIN) => Ok(Turn::Again),
                 None => Err(RunError::Run(error)),
             },
         }
+    }
+
+    /// KVM could not reach guest memory, and has made an exit of it.
+    fn missed<T>(
+        &mut self,
+        it: Unreached,
+        before: Option<(Gpa, u32)>,
+    ) -> Result<Turn<T>, RunError> {
+        match (it.fault, it.instruction) {
+            (VcpuFault::Mended, Instruction::Ahead) => {
+                let turns = before.filter(|(gpa, _)| *gpa == it.gpa);
+                let turns = turns.map_or(1, |(_, turns)| turns + 1);
+                if turns > UNREACHED {
+                    return Err(RunError::Unreachable { gpa: it.gpa });
+                }
+                self.unreached = Some((it.gpa, turns));
+            }
+            (VcpuFault::Mended, _) | (_, Instruction::Ahead) => {}
+            (_, Instruction::Loading) => undo(&mut self.fd).map_err(RunError::Run)?,
+            (VcpuFault::Lost { gpa }, Instruction::Behind) => self.owed = Some(gpa),
+            (VcpuFault::NotOurs { .. }, Instruction::Behind) => {}
+        }
+        self.answer(it.fault)
     }
 
     fn answer<T>(&mut self, fault: VcpuFault) -> Result<Turn<T>, RunError> {
@@ -203,6 +230,7 @@ impl GuestVcpu {
         match self.teller.touched(&mut vcpu, gpa)? {
             Answer::Refused(obstacle) => Ok(Turn::Refused { gpa, obstacle }),
             Answer::Told { kick_others, .. } => {
+                self.owed = None;
                 if kick_others {
                     (self.kick)(Kick::Others);
                 }

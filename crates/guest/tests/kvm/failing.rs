@@ -17,7 +17,7 @@ use pagemend_linux::probe::Pool;
 use pagemend_linux::{GuestMemory, Inject, MemoryKind, Pagemend, RegionConfig, resize_pool};
 
 use crate::machine::{Machine, Report, kvm, reports};
-use crate::program::{ASK, Command, READ, SAY, TOUCHED};
+use crate::program::{ASK, Command, READ, SAY, STORED, TOUCHED};
 
 const LEN: u64 = 4 << 20;
 const VALUE: u32 = 0x600d_600d;
@@ -97,6 +97,14 @@ impl Guest {
         errors.inject(gpa, Cause::ActionRequired).unwrap();
     }
 
+    /// Sets CR4.MCE for a guest that cannot do it any more.
+    fn turn_on(&mut self) {
+        let fd = self.vcpu.fd();
+        let mut system = fd.get_sregs().unwrap();
+        system.cr4 |= CR4_MCE;
+        fd.set_sregs(&system).unwrap();
+    }
+
     /// Has the guest follow the commands; ends when it asks again, or cannot be told.
     fn run(&mut self, commands: &[Command]) -> Vec<Report> {
         let (mut commands, mut said) = (commands.iter(), Vec::new());
@@ -142,6 +150,48 @@ fn a_touch_beside_the_failed_frame_reads_what_was_there() {
 }
 
 #[test]
+fn a_store_beside_the_failed_frame_is_kept() {
+    let Some(mut guest) = Guest::new() else {
+        return;
+    };
+    guest.fail(0x3000);
+    assert_eq!(guest.run(&[Command::Store, Command::Touch]), []);
+    assert_eq!(guest.read, [STORED]);
+    assert_eq!(guest.turns, [Turn::Mended]);
+}
+
+#[test]
+fn a_store_to_the_failed_frame_is_a_machine_check_too() {
+    let Some(mut guest) = Guest::new() else {
+        return;
+    };
+    guest.fail(0);
+    let reports = guest.run(&[Command::TurnOn, Command::Store]);
+    assert_eq!(reports.len(), 1);
+    let gpa = Gpa::new(TOUCHED);
+    assert_eq!(guest.turns, [Turn::Told { gpa }]);
+}
+
+#[test]
+fn a_store_that_cannot_be_told_does_not_go_on() {
+    let Some(mut guest) = Guest::new() else {
+        return;
+    };
+    guest.fail(0);
+    let gpa = Gpa::new(TOUCHED);
+    let refused = Turn::Refused {
+        gpa,
+        obstacle: Obstacle::MachineChecksOff,
+    };
+    assert_eq!(guest.run(&[Command::Store]), []);
+    assert_eq!(guest.run(&[]), []);
+    assert_eq!(guest.turns, [refused, refused]);
+    guest.turn_on();
+    assert_eq!(guest.run(&[])[0].records.len(), 1);
+    assert_eq!(guest.turns[2..], [Turn::Told { gpa }]);
+}
+
+#[test]
 fn a_touch_of_the_failed_frame_is_a_machine_check_at_its_address() {
     let Some(mut guest) = Guest::new() else {
         return;
@@ -173,10 +223,7 @@ fn a_touch_that_cannot_be_told_does_not_go_on() {
     assert_eq!(guest.turns, [refused, refused]);
     assert!(guest.read.is_empty());
     // The guest is as it was: with machine checks on it takes this one.
-    let fd = guest.vcpu.fd();
-    let mut system = fd.get_sregs().unwrap();
-    system.cr4 |= CR4_MCE;
-    fd.set_sregs(&system).unwrap();
+    guest.turn_on();
     assert_eq!(guest.run(&[])[0].records.len(), 1);
-    assert_eq!(guest.turns[2], Turn::Told { gpa });
+    assert_eq!(guest.turns[2..], [Turn::Told { gpa }]);
 }

@@ -22,6 +22,8 @@ pub(crate) enum Command {
     Touch = 3,
     /// Clear the banks without reading them, as at boot.
     Clear = 4,
+    /// Write [`STORED`] to [`TOUCHED`], or leave it after a machine check.
+    Store = 5,
 }
 
 /// Where it says what it has read at [`TOUCHED`], or something else where it could not.
@@ -32,6 +34,9 @@ pub(crate) const END: u32 = 0xffff_ffff;
 
 /// The address that [`Command::Touch`] reads.
 pub(crate) const TOUCHED: u64 = 0x4000_0000;
+
+/// What [`Command::Store`] writes.
+pub(crate) const STORED: u32 = 0x5703_5703;
 
 /// Where the program lies, and the top of its stack.
 pub(crate) const CODE: u64 = 0x8000;
@@ -50,6 +55,8 @@ global_asm!(
     "    je 5f",
     "    cmp eax, 4",
     "    je 6f",
+    "    cmp eax, 5",
+    "    je 9f",
     "    jmp 2b",
     // TurnOn: CR4.MCE is bit 6.
     "3:  mov rax, cr4",
@@ -66,9 +73,8 @@ global_asm!(
     "    jmp 2b",
     // Touch, and say what was there.
     "5:  mov esi, 0x40000000",
-    "    mov r15d, 1",
-    "    mov eax, [rsi]",
-    "    xor r15d, r15d",
+    "    lea r15, [rip + 10f]",
+    "10: mov eax, [rsi]",
     "    out 0x22, eax",
     "    jmp 2b",
     // Clear: MCi_STATUS of banks 8 to 15.
@@ -79,6 +85,12 @@ global_asm!(
     "    add ecx, 4",
     "    cmp ecx, 0x441",
     "    jb 7b",
+    "    jmp 2b",
+    // Store.
+    "9:  mov esi, 0x40000000",
+    "    mov ebx, 0x57035703",
+    "    lea r15, [rip + 12f]",
+    "12: mov [rsi], ebx",
     "    jmp 2b",
     // The handler: MCG_STATUS, the banks, the end of the machine check.
     "pagemend_guest_handler:",
@@ -95,9 +107,9 @@ global_asm!(
     "    xor eax, eax",
     "    xor edx, edx",
     "    wrmsr",
-    // What was touched is given up: the load, of two bytes, is left out.
-    "    test r15d, r15d",
-    "    jz 8f",
+    // What was touched is given up: the load or store, of two bytes, is left out, if it is to come.
+    "    cmp [rsp + 24], r15",
+    "    jne 8f",
     "    add qword ptr [rsp + 24], 2",
     "8:  pop rdx",
     "    pop rcx",

@@ -2,7 +2,7 @@
 
 use pagemend::{Cause, Gpa, Inject};
 use pagemend_vmm::guests::touch;
-use pagemend_vmm::{CpuModel, End, Phase, Untold, Vm, VmConfig};
+use pagemend_vmm::{CpuModel, End, FailureAction, Phase, Untold, Vm, VmConfig, What};
 
 use crate::machine::{alone, config, huge};
 
@@ -83,6 +83,7 @@ fn healthy_and_lost(errors: u64) -> (Vec<Gpa>, Vec<Gpa>) {
 fn a_vcpu_that_touches_failed_memory_reads_what_was_there_and_is_told_what_is_not() {
     let _alone = alone();
     let vm = Vm::new(huge(touch::code(), 2, 16)).unwrap();
+    let events = vm.events().subscribe();
     let (healthy, lost) = healthy_and_lost(16);
     for gpa in &healthy {
         vm.ram().write(*gpa, &gpa.get().to_le_bytes()).unwrap();
@@ -109,6 +110,16 @@ fn a_vcpu_that_touches_failed_memory_reads_what_was_there_and_is_told_what_is_no
         assert_eq!((touch.value, touch.told), (None, Some(*gpa)));
     }
     assert_eq!(vm.pagemend().totals().mended, 16);
+    let failures = events.try_iter().filter_map(|event| match event.what {
+        What::MemoryFailure {
+            gpa, flags, action, ..
+        } => Some((gpa, flags.action_required, action)),
+        _ => None,
+    });
+    // Each frame when its page was mended, and again when the guest touched it.
+    let inject = FailureAction::Inject;
+    let once = |required| lost.iter().map(move |gpa| (*gpa, required, inject));
+    assert!(failures.eq(once(false).chain(once(true))));
     vm.pagemend()
         .with_ledger(|ledger| assert_eq!(ledger.lost_bytes(), 16 * 4096));
 }
