@@ -167,10 +167,12 @@ fn explain_record(found: &Found, bytes: &[u8]) -> Item {
     let header = record.header();
     let title = format!("Record of a {} error", words(header.severity()));
     let mut item = Item::new(found, "record", title);
-    let notification = notification_type::name(header.notification_type);
-    let notification =
-        notification.map_or_else(|| header.notification_type.to_string(), str::to_owned);
-    item.facts.push(fact("Notified", notification));
+    let notification = header.notification_type;
+    if notification != Guid::default() {
+        let name = notification_type::name(notification);
+        let name = name.map_or_else(|| notification.to_string(), str::to_owned);
+        item.facts.push(fact("Notified", name));
+    }
     if let Some(time) = header.timestamp().and_then(|time| time.civil()) {
         item.facts.push(fact("Time", time.to_string()));
     }
