@@ -248,6 +248,17 @@ fn a_damaged_status_block_is_told_from_what_is_none() {
 }
 
 #[test]
+fn a_block_that_linux_has_read_still_says_what_it_was() {
+    let mut bytes = status_block();
+    bytes[..4].fill(0);
+    let output = decode(&["-"], &bytes);
+    assert_eq!(output.status.code(), Some(0));
+    let text = text(&output);
+    assert!(text.contains("error that was read already"), "{text}");
+    assert!(text.contains("physical 0x40002040"), "{text}");
+}
+
+#[test]
 fn what_is_unknown_and_what_cannot_be_read_end_differently() {
     for input in [&b"hello"[..], &[0xa5; 300], b""] {
         let output = decode(&["-"], input);

@@ -203,9 +203,13 @@ fn explain_block(found: &Found, bytes: &[u8], logged: Option<&Logged>) -> Item {
         Err(error) => return damaged(found, "status block", error),
     };
     let severity = block.header().severity();
-    let title = match block.is_empty() && block.header().block_status.get() == 0 {
-        true => "Status block that holds no error".to_owned(),
-        false => format!("Status block of a {} error", words(severity)),
+    let title = match (block.is_read(), block.is_empty()) {
+        (true, true) => "Status block that holds no error".to_owned(),
+        (true, false) => format!(
+            "Status block of a {} error that was read already",
+            words(severity)
+        ),
+        (false, _) => format!("Status block of a {} error", words(severity)),
     };
     let mut item = Item::new(found, "status-block", title);
     if let Some(logged) = logged {
