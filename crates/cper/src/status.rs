@@ -186,6 +186,11 @@ impl<'a> StatusBlock<'a> {
         self.entries.bytes.is_empty() && self.raw_data.is_empty()
     }
 
+    /// Whether its status is 0: it holds no error, or none that has not been read.
+    pub fn is_read(&self) -> bool {
+        self.header.block_status.get() == 0
+    }
+
     /// Its data entries, in order. The first that is damaged is the last that is given, because
     /// where the next would start is not known then.
     pub fn entries(&self) -> Entries<'a> {
@@ -195,12 +200,17 @@ impl<'a> StatusBlock<'a> {
     }
 
     /// Checks what can be checked without knowing the sections: that the entries fill the block
-    /// exactly and are as many as it says.
+    /// exactly and are as many as it says. What lies in a block whose status is 0 does not count: that is
+    /// what Linux sets it to when it has read the block (drivers/acpi/apei/ghes.c,
+    /// `ghes_clear_estatus`), and nothing else is cleared.
     ///
     /// # Errors
     ///
     /// Says the first thing that is wrong.
     pub fn check(&self) -> Result<(), Error> {
+        if self.is_read() {
+            return Ok(());
+        }
         let mut found = 0_u32;
         for entry in self.entries() {
             entry?;
