@@ -42,6 +42,8 @@ pub struct Needs {
     pub alone: bool,
     /// Whether it needs persistent memory, which it must have to itself: a boot of its own.
     pub persistent: bool,
+    /// Whether it runs virtual machines of its own: the machine then carries a VMM, QEMU, and a guest for them.
+    pub guests: bool,
     /// How often it may be tried if its machine check met the kernel itself, which is the emulator's timing and no finding.
     pub tries: u32,
 }
@@ -55,6 +57,7 @@ impl Needs {
         seconds: 60,
         alone: false,
         persistent: false,
+        guests: false,
         tries: 1,
     };
 
@@ -94,6 +97,15 @@ impl Needs {
         Self {
             persistent: true,
             alone: true,
+            ..self
+        }
+    }
+
+    /// A machine that carries what runs virtual machines.
+    #[must_use]
+    pub const fn guests(self) -> Self {
+        Self {
+            guests: true,
             ..self
         }
     }
