@@ -1,16 +1,20 @@
 //! `cargo xtask lab`: real memory failures on real kernels.
 
-use anyhow::{Context, Result};
-use clap::{Args, ValueEnum};
+use anyhow::{Context, Result, bail};
+use clap::{Args, Subcommand, ValueEnum};
 use pagemend_lab_host::{
-    Accelerator, Arch, Options, list, self_test, summary, write_json, write_junit, write_tables,
+    Accelerator, Arch, Inside, Options, Program, attach, list, self_test, summary, write_json,
+    write_junit, write_outcomes, write_tables,
 };
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// Arguments of `cargo xtask lab`.
 #[derive(Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct Arguments {
+    #[command(subcommand)]
+    task: Option<Task>,
     /// Scenarios by name or wildcard, such as 'kernel/*'; none means the default set
     names: Vec<String>,
     /// Show the scenarios and what each proves, and run nothing
@@ -43,12 +47,25 @@ pub(crate) struct Arguments {
     /// Write the results as JUnit XML
     #[arg(long, value_name = "FILE")]
     junit: Option<PathBuf>,
-    /// Write docs/kernel-behaviour-VERSION.md from this run, which must be a whole one
-    #[arg(long, conflicts_with = "names")]
+    /// Write docs/kernel-behaviour-VERSION.md from this run, which must be a whole one, or docs/vm-outcomes.md, which needs 'vm-*'
+    #[arg(long)]
     table: bool,
     /// Test the lab itself: scenarios that are wrong must fail, each for its reason
     #[arg(long, conflicts_with_all = ["names", "list", "all", "table"])]
     self_test: bool,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// A guest under `pagemend run` in the lab's machine, with its console on this terminal
+    Vm {
+        /// Kernel of both machines: a version or a path, as for scenarios
+        #[arg(long, value_name = "VERSION|PATH", default_value = "6.12")]
+        kernel: String,
+        /// More arguments to `pagemend run`, such as --vcpus 4 or --page-size 1G --memory 1G
+        #[arg(last = true, value_name = "RUN ARGUMENTS")]
+        arguments: Vec<String>,
+    },
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -84,9 +101,21 @@ pub(crate) fn run(arguments: Arguments) -> Result<ExitCode> {
         jobs: arguments.jobs,
         keep: arguments.keep,
         program: "pagemend-lab-guest".into(),
+        inside: Inside {
+            vmm: program("pagemend-cli", "pagemend"),
+            guest: program("pagemend-lab-walker", "pagemend-lab-walker"),
+        },
         cache: target.join("lab"),
         workspace: workspace.clone(),
     };
+    if let Some(Task::Vm { kernel, arguments }) = arguments.task {
+        let kernels = vec![kernel];
+        attach(&Options { kernels, ..options }, &arguments)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    if arguments.table && options.names.iter().any(|name| name != "vm-*") {
+        bail!("--table wants whole runs: of everything, or of 'vm-*'");
+    }
     if arguments.list {
         for scenario in list(&options)? {
             println!("{}\n    {}", scenario.name, scenario.proves);
@@ -106,7 +135,14 @@ pub(crate) fn run(arguments: Arguments) -> Result<ExitCode> {
         write_junit(path, &reports)?;
     }
     if arguments.table {
-        for path in write_tables(&workspace.join("docs"), &list(&options)?, &reports)? {
+        let docs = workspace.join("docs");
+        let scenarios = list(&Options {
+            names: Vec::new(),
+            ..options
+        })?;
+        let kernels = write_tables(&docs, &scenarios, &reports)?;
+        let machines = write_outcomes(&docs, &scenarios, &reports)?;
+        for path in kernels.into_iter().chain(machines) {
             println!("wrote {}", path.display());
         }
     }
@@ -116,6 +152,13 @@ pub(crate) fn run(arguments: Arguments) -> Result<ExitCode> {
     } else {
         ExitCode::SUCCESS
     })
+}
+
+fn program(package: &str, binary: &str) -> Program {
+    Program {
+        package: package.into(),
+        binary: binary.into(),
+    }
 }
 
 fn workspace() -> Result<PathBuf> {

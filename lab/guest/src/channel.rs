@@ -18,22 +18,7 @@ pub(crate) struct Channel {
 impl Channel {
     /// Opens the port that the kernel command line names.
     pub(crate) fn open() -> Result<Self> {
-        let line = std::fs::read_to_string("/proc/cmdline").context("cannot read /proc/cmdline")?;
-        let path = line
-            .split_whitespace()
-            .find_map(|word| word.strip_prefix(PARAMETER))
-            .with_context(|| format!("no {PARAMETER} on the kernel command line"))?;
-        let port = open(
-            path,
-            OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC,
-            Mode::empty(),
-        )
-        .with_context(|| format!("cannot open {path}"))?;
-        if let Ok(mut settings) = tcgetattr(&port) {
-            settings.make_raw();
-            tcsetattr(&port, OptionalActions::Now, &settings).context("cannot make it raw")?;
-        }
-        Ok(Self { port: port.into() })
+        Ok(Self { port: port()? })
     }
 
     /// Sends a message, whole.
@@ -61,4 +46,24 @@ impl Channel {
         let line = String::from_utf8(line).context("the host sent something that is not text")?;
         decode(&line).with_context(|| format!("cannot understand the host's `{}`", line.trim_end()))
     }
+}
+
+/// The port that the kernel command line names, raw.
+pub(crate) fn port() -> Result<File> {
+    let line = std::fs::read_to_string("/proc/cmdline").context("cannot read /proc/cmdline")?;
+    let path = line
+        .split_whitespace()
+        .find_map(|word| word.strip_prefix(PARAMETER))
+        .with_context(|| format!("no {PARAMETER} on the kernel command line"))?;
+    let port = open(
+        path,
+        OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
+    .with_context(|| format!("cannot open {path}"))?;
+    if let Ok(mut settings) = tcgetattr(&port) {
+        settings.make_raw();
+        tcsetattr(&port, OptionalActions::Now, &settings).context("cannot make it raw")?;
+    }
+    Ok(port.into())
 }

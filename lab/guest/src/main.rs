@@ -1,6 +1,7 @@
 //! The lab's init program. It is the only program in its machine: as process 1 it sets the machine up and talks to the host; started again with `run NAME` it is one scenario, so that a scenario may die; with `list`, on any machine, it says what it can do.
 
 mod arch;
+mod attached;
 mod backing;
 mod channel;
 mod crowd;
@@ -27,6 +28,7 @@ mod setup;
 mod staging;
 mod trial;
 mod userfault;
+mod vm;
 mod witness;
 
 /// The scenarios, one topic a file.
@@ -37,10 +39,13 @@ mod scenarios {
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    if rustix::process::getpid().is_init() {
-        init::main();
-    }
     let words: Vec<String> = std::env::args().skip(1).collect();
+    if rustix::process::getpid().is_init() {
+        match words.split_first() {
+            Some((first, rest)) if first == attached::ARGUMENT => attached::main(rest),
+            _ => init::main(),
+        }
+    }
     match words
         .iter()
         .map(String::as_str)

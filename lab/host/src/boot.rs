@@ -72,6 +72,7 @@ pub(crate) fn run(
         if !alive {
             let left = (!rest.is_empty()).then_some(Batch {
                 cpu: batch.cpu,
+                guests: batch.guests,
                 scenarios: rest,
             });
             return Ok(Outcome { reports, left });

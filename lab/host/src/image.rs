@@ -1,19 +1,22 @@
-//! The initramfs: the guest program, the modules, the directories to mount on. Kept under a name made from its contents.
+//! The initramfs: the guest program, the modules, the directories to mount on, and what virtual machines need. Kept under a name made from its contents.
 
 use crate::cpio::Archive;
+use crate::inside::{self, Files};
 use crate::kernel::Kernel;
 use crate::modules;
 use crate::options::Arch;
 use anyhow::{Context, Result};
 use sha2::{Digest, Sha256};
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The initramfs for a kernel and a guest program.
+/// The initramfs for a kernel and a guest program, with further files.
 pub(crate) fn initramfs(
     kernel: &Kernel,
     program: &Path,
     arch: Arch,
+    more: &Files,
     cache: &Path,
 ) -> Result<PathBuf> {
     let mut archive = Archive::default();
@@ -23,11 +26,16 @@ pub(crate) fn initramfs(
     let init = fs::read(program).with_context(|| format!("cannot read {}", program.display()))?;
     archive.file("init", &init);
     if let Some(tree) = &kernel.modules {
-        let collected = modules::collect(tree, arch.modules())?;
-        for (number, module) in collected.iter().enumerate() {
-            let name = format!("modules/{number:02}-{}.ko", module.name);
-            archive.file(&name, &module.contents);
+        inside::add_modules(&mut archive, &modules::collect(tree, arch.modules())?);
+    }
+    let mut made = BTreeSet::new();
+    for (name, contents) in more {
+        for directory in ancestors(name) {
+            if made.insert(directory) {
+                archive.directory(directory);
+            }
         }
+        archive.file(name, contents);
     }
     let bytes = archive.finish();
     let digest: String = Sha256::digest(&bytes)
@@ -45,4 +53,21 @@ pub(crate) fn initramfs(
         half.persist(&path).context("cannot keep an image")?;
     }
     Ok(path)
+}
+
+/// The directories that a file is in, the outermost first.
+fn ancestors(name: &str) -> impl Iterator<Item = &str> {
+    name.match_indices('/').map(|(end, _)| &name[..end])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_in_all_its_directories() {
+        let found: Vec<_> = ancestors("usr/bin/qemu").collect();
+        assert_eq!(found, ["usr", "usr/bin"]);
+        assert_eq!(ancestors("init").count(), 0);
+    }
 }

@@ -23,10 +23,30 @@ pub struct Options {
     pub keep: bool,
     /// The package that is the guest program: static, with a binary of its own name, and speaking the protocol.
     pub program: String,
+    /// What runs virtual machines inside the machines, for the scenarios that ask for it.
+    pub inside: Inside,
     /// The workspace, where the guest program is built from.
     pub workspace: PathBuf,
     /// Where kernels, images and builds are kept.
     pub cache: PathBuf,
+}
+
+/// The programs of virtual machines inside the lab's. All are linked statically.
+#[derive(Clone, Debug)]
+pub struct Inside {
+    /// The VMM under test, which the machine has as `/vm/vmm`.
+    pub vmm: Program,
+    /// Process 1 of its guests, in `/vm/initrd`.
+    pub guest: Program,
+}
+
+/// A program of the workspace.
+#[derive(Clone, Debug)]
+pub struct Program {
+    /// The package that it is in.
+    pub package: String,
+    /// Its name.
+    pub binary: String,
 }
 
 /// An architecture that the lab can boot.
@@ -82,6 +102,16 @@ impl Arch {
                 "nd_pmem",
                 "dax_pmem",
                 "device_dax",
+            ],
+        }
+    }
+
+    /// The firmware files that QEMU loads for a guest with a kernel and two serial ports, and where it looks for them.
+    pub(crate) fn firmware(self) -> [(&'static str, &'static [&'static str]); 2] {
+        match self {
+            Self::X86_64 => [
+                ("/usr/share/seabios", &["bios-256k.bin"]),
+                ("/usr/share/qemu", &["kvmvapic.bin", "linuxboot_dma.bin"]),
             ],
         }
     }

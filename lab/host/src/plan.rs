@@ -1,4 +1,4 @@
-//! Which scenarios run, and which of them share a boot: those with the same processor, as long as the huge pages that they may lose fit into one machine.
+//! Which scenarios run, and which of them share a boot: those with the same processor and the same things on board, as long as the huge pages that they may lose fit into one machine.
 
 use anyhow::{Context, Result, bail};
 use globset::Glob;
@@ -11,10 +11,15 @@ const BASE: u32 = 1536;
 /// As much again where 1 GiB pages are wanted: the first GiB, the hole below 4 GiB and the initramfs each spoil one.
 const SPOILT: u32 = 2048;
 
+/// As much again where virtual machines run: what they are made from, their memory where it is not of huge pages, and what replaces it.
+const GUESTS: u32 = 1536;
+
 /// Scenarios for one boot, in order.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Batch {
     pub(crate) cpu: Cpu,
+    /// Whether the machine carries what runs virtual machines.
+    pub(crate) guests: bool,
     pub(crate) scenarios: Vec<ScenarioInfo>,
 }
 
@@ -33,7 +38,8 @@ impl Batch {
     /// MiB that the machine gets.
     pub(crate) fn memory(&self) -> u32 {
         let spoilt = if self.huge_1g() > 0 { SPOILT } else { 0 };
-        BASE + spoilt + self.scenarios.iter().map(appetite).sum::<u32>()
+        let guests = if self.guests { GUESTS } else { 0 };
+        BASE + spoilt + guests + self.scenarios.iter().map(appetite).sum::<u32>()
     }
 }
 
@@ -75,18 +81,19 @@ pub(crate) fn select(
 /// Puts scenarios together into boots of at most `memory` MiB.
 pub(crate) fn batches(scenarios: Vec<ScenarioInfo>, memory: u32) -> Vec<Batch> {
     let mut alone = Vec::new();
-    let mut by_cpu: BTreeMap<Cpu, Vec<Batch>> = BTreeMap::new();
+    let mut by_machine: BTreeMap<(Cpu, bool), Vec<Batch>> = BTreeMap::new();
     for scenario in scenarios {
-        let cpu = scenario.needs.cpu;
+        let (cpu, guests) = (scenario.needs.cpu, scenario.needs.guests);
         let single = |scenario| Batch {
             cpu,
+            guests,
             scenarios: vec![scenario],
         };
         if scenario.needs.alone {
             alone.push(single(scenario));
             continue;
         }
-        let batches = by_cpu.entry(cpu).or_default();
+        let batches = by_machine.entry((cpu, guests)).or_default();
         match batches
             .iter_mut()
             .find(|batch| batch.memory_with(&scenario) <= memory)
@@ -95,7 +102,7 @@ pub(crate) fn batches(scenarios: Vec<ScenarioInfo>, memory: u32) -> Vec<Batch> {
             None => batches.push(single(scenario)),
         }
     }
-    by_cpu.into_values().flatten().chain(alone).collect()
+    by_machine.into_values().flatten().chain(alone).collect()
 }
 
 #[cfg(test)]
@@ -121,14 +128,15 @@ mod tests {
     }
 
     #[test]
-    fn another_processor_or_the_wish_to_be_alone_makes_another_boot() {
+    fn another_processor_or_load_or_the_wish_to_be_alone_makes_another_boot() {
         let scenarios = vec![
             scenario("a", Needs::NOTHING),
             scenario("b", Needs::NOTHING.cpu(Cpu::Intel)),
             scenario("c", Needs::NOTHING.alone()),
             scenario("d", Needs::NOTHING),
+            scenario("e", Needs::NOTHING.guests()),
         ];
-        assert_eq!(batches(scenarios, 4096).len(), 3);
+        assert_eq!(batches(scenarios, 4096).len(), 4);
     }
 
     #[test]

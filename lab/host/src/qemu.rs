@@ -78,21 +78,13 @@ pub(crate) fn start(
     let (channel, its_channel) = UnixStream::pair().context("cannot make a socket pair")?;
     let (monitor, its_monitor) = UnixStream::pair().context("cannot make a socket pair")?;
     let messages = File::create(directory.join("qemu.log")).context("cannot make a log")?;
-    let child = Command::new(program)
-        .args(machine(options, batch.cpu))
+    let child = command(options, batch.cpu)
         .args(["-m", &format!("{}M", batch.memory())])
         .arg("-kernel")
         .arg(&kernel.image)
         .arg("-initrd")
         .arg(initramfs)
         .args(["-append", &parameters(options.arch, batch)])
-        .args([
-            "-nodefaults",
-            "-no-user-config",
-            "-no-reboot",
-            "-display",
-            "none",
-        ])
         .arg("-chardev")
         .arg(format!(
             "file,id=console,path={}",
@@ -113,6 +105,20 @@ pub(crate) fn start(
         monitor,
         child,
     })
+}
+
+/// QEMU with a machine that has a processor and nothing else.
+pub(crate) fn command(options: &Options, cpu: Cpu) -> Command {
+    let (program, _) = options.arch.qemu();
+    let mut command = Command::new(program);
+    command.args(machine(options, cpu)).args([
+        "-nodefaults",
+        "-no-user-config",
+        "-no-reboot",
+        "-display",
+        "none",
+    ]);
+    command
 }
 
 fn machine(options: &Options, cpu: Cpu) -> Vec<String> {

@@ -1,5 +1,6 @@
 //! A whole run: every selected scenario on every kernel, some machines side by side.
 
+use crate::inside::{self, Files};
 use crate::options::Options;
 use crate::plan::Batch;
 use crate::{boot, image, kernel, plan, program, qemu, report, room};
@@ -40,12 +41,20 @@ pub fn run(options: &Options) -> Result<Vec<Report>> {
                 kernel.image.display()
             );
         }
-        let initramfs = image::initramfs(&kernel, &program, options.arch, &options.cache)?;
+        let image = |files: &Files| {
+            image::initramfs(&kernel, &program, options.arch, files, &options.cache)
+        };
+        let plain = image(&Files::new())?;
+        let loaded = match selected.iter().any(|scenario| scenario.needs.guests) {
+            true => image(&inside::files(options, &kernel)?)?,
+            false => plain.clone(),
+        };
         let batches = plan::batches(selected.clone(), options.memory);
         let room = room::here(options.jobs, &batches);
         eprintln!("lab: {}", room.words);
         let found = side_by_side(room.machines, batches, |batch| {
-            boot::run(options, &kernel, &initramfs, batch, report::progress)
+            let initramfs = if batch.guests { &loaded } else { &plain };
+            boot::run(options, &kernel, initramfs, batch, report::progress)
         })?;
         reports.extend(found);
     }

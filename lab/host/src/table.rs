@@ -7,7 +7,7 @@ use std::fmt::Write;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Writes `kernel-behaviour-VERSION.md` into a directory for each kernel of a run, and gives the files.
+/// Writes `kernel-behaviour-VERSION.md` into a directory for each kernel of a run that was about kernels, and gives the files.
 ///
 /// # Errors
 /// A file cannot be written.
@@ -17,7 +17,11 @@ pub fn write_tables(
     reports: &[Report],
 ) -> Result<Vec<PathBuf>> {
     let mut by_kernel: BTreeMap<String, Vec<&Report>> = BTreeMap::new();
-    for report in reports.iter().filter(|report| !report.kernel.is_empty()) {
+    let about_kernels = reports
+        .iter()
+        .any(|report| report.name.starts_with("kernel/"));
+    let known = |report: &&Report| about_kernels && !report.kernel.is_empty();
+    for report in reports.iter().filter(known) {
         by_kernel
             .entry(series(&report.kernel))
             .or_default()

@@ -5,6 +5,7 @@
 mod message;
 mod result;
 mod scenario;
+pub mod walker;
 
 pub use message::{Command, Event, MachineCheck, decode, encode};
 pub use result::{Assertion, Measurement, Report, Verdict};

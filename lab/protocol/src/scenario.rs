@@ -42,6 +42,8 @@ pub struct Needs {
     pub alone: bool,
     /// Whether it needs persistent memory, which it must have to itself: a boot of its own.
     pub persistent: bool,
+    /// Whether it runs virtual machines of its own: the machine then carries a VMM, QEMU, and a guest for them.
+    pub guests: bool,
     /// How often it may be tried if the kernel died of the emulator's timing, which is no finding.
     pub tries: u32,
 }
@@ -55,6 +57,7 @@ impl Needs {
         seconds: 180,
         alone: false,
         persistent: false,
+        guests: false,
         tries: 3,
     };
 
@@ -94,6 +97,15 @@ impl Needs {
         Self {
             persistent: true,
             alone: true,
+            ..self
+        }
+    }
+
+    /// A machine that carries what runs virtual machines.
+    #[must_use]
+    pub const fn guests(self) -> Self {
+        Self {
+            guests: true,
             ..self
         }
     }

@@ -1,0 +1,92 @@
+//! A stock Linux guest whose memory fails: what it loses and whether it lives, under pagemend's VMM and, with the same kernel, memory and errors, under QEMU.
+
+use crate::registry::{Family, Scenario};
+use crate::trial::Trial;
+use crate::vm::wish::{Backing, Model, Vmm, Wish};
+use crate::vm::{Fate, Vm, outcome};
+use anyhow::Result;
+use pagemend_lab_protocol::walker::Use;
+use pagemend_lab_protocol::{ScenarioInfo, Set};
+use std::collections::BTreeSet;
+
+inventory::submit! {
+    Family(|| {
+        use Backing::{Huge1G, Huge2M, Small, Transparent};
+        use Model::{Amd, Intel};
+        use Vmm::{Pagemend, Qemu};
+        let found = [
+            (Wish::new(Pagemend, Huge2M, Amd, 1), Set::Default),
+            (Wish::new(Qemu, Huge2M, Amd, 1), Set::Default),
+            (Wish::new(Pagemend, Huge2M, Intel, 4), Set::All),
+            (Wish::new(Qemu, Huge2M, Intel, 4), Set::All),
+            (Wish::new(Pagemend, Huge1G, Amd, 4), Set::All),
+            (Wish::new(Qemu, Huge1G, Amd, 4), Set::All),
+            (Wish::new(Pagemend, Huge1G, Intel, 1), Set::All),
+            (Wish::new(Pagemend, Transparent, Amd, 1), Set::All),
+            (Wish::new(Pagemend, Small, Intel, 1), Set::All),
+            (Wish::new(Qemu, Small, Amd, 1), Set::All),
+        ];
+        let found = found.map(|(wish, set)| scenario("found", wish, set, "errors that a scrubber finds in", errors));
+        let touched = [
+            (Wish::new(Pagemend, Huge2M, Intel, 1).late(), Set::Default),
+            (Wish::new(Pagemend, Huge2M, Amd, 4).late(), Set::All),
+            (Wish::new(Qemu, Huge2M, Amd, 4).late(), Set::All),
+            (Wish::new(Qemu, Huge2M, Intel, 1).late(), Set::All),
+            (Wish::new(Pagemend, Huge1G, Amd, 1).late(), Set::All),
+            (Wish::new(Pagemend, Huge1G, Intel, 4).late(), Set::All),
+            (Wish::new(Pagemend, Small, Amd, 1).late(), Set::All),
+        ];
+        let touched = touched.map(|(wish, set)| scenario("touched", wish, set, "errors that the guest meets by touch in", errors));
+        found.into_iter().chain(touched).collect()
+    })
+}
+
+pub(crate) fn scenario(
+    family: &str,
+    wish: Wish,
+    set: Set,
+    what: &str,
+    run: fn(&mut Trial, &Wish) -> Result<()>,
+) -> Scenario {
+    let machine = wish.machine();
+    let proves = match wish.vmm {
+        Vmm::Pagemend => format!("{what} a guest on {machine} cost it the failed frames alone, its kernel knows of them and no others, and it goes on"),
+        Vmm::Qemu => format!("what {what} a guest on {machine} cost it under QEMU"),
+    };
+    Scenario {
+        info: ScenarioInfo {
+            name: format!("vm-{family}/{machine}/{}", wish.vmm.name()),
+            proves,
+            needs: wish.needs(),
+            set,
+        },
+        run: Box::new(move |t| run(t, &wish)),
+    }
+}
+
+/// One error after the other, each in memory that is used otherwise.
+fn errors(t: &mut Trial, wish: &Wish) -> Result<()> {
+    let mut vm = Vm::start(t, wish)?;
+    let uses: &[Use] = match wish.late {
+        // A free page is next touched by the guest's kernel, in the middle of something else.
+        true => &[Use::Walker, Use::CleanCache, Use::DirtyCache],
+        false => &[Use::Walker, Use::CleanCache, Use::DirtyCache, Use::Free],
+    };
+    let mut frames = BTreeSet::new();
+    let mut fate = vm.survey(t)?;
+    for what in uses {
+        if !matches!(fate, Fate::Lives(_)) {
+            break;
+        }
+        let frame = vm.locate(*what, 0)?;
+        t.step(format!("an error in {what:?}, frame {frame:#x}"));
+        vm.fail(*what, frame)?;
+        frames.insert(frame);
+        fate = vm.settle(t, &frames)?;
+    }
+    // Whoever was told of an error and has not touched it does so in the next round.
+    if let Fate::Lives(_) = fate {
+        fate = vm.survey(t)?;
+    }
+    outcome::judge(t, wish, &vm, &fate)
+}

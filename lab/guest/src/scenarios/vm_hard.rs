@@ -1,0 +1,170 @@
+//! Guests at their limits: many errors, errors in what the guest's kernel stands on, guests that cannot be told, two processors at once, and a new start after all that.
+
+use crate::registry::Family;
+use crate::scenarios::vm_errors::scenario;
+use crate::trial::Trial;
+use crate::vm::wish::{Backing, Model, Vmm, Wish};
+use crate::vm::{Fate, Vm, outcome};
+use anyhow::{Result, bail};
+use pagemend_lab_protocol::Set;
+use pagemend_lab_protocol::walker::{Order, Use};
+use std::collections::BTreeSet;
+
+inventory::submit! {
+    Family(|| {
+        use Model::{Amd, Intel};
+        use Vmm::{Pagemend, Qemu};
+        let wish = |vmm, model, vcpus| Wish::new(vmm, Backing::Huge2M, model, vcpus);
+        let off = |vmm| Wish { parameters: "mce=off", ..wish(vmm, Amd, 1) };
+        let mut all = vec![
+            scenario("once-1", wish(Pagemend, Intel, 1), Set::All, "one error in the walker's memory of", |t, w| many(t, w, 1)),
+            scenario("once-16", wish(Pagemend, Amd, 1), Set::All, "16 errors at once in the walker's memory of", |t, w| many(t, w, 16)),
+            scenario("once-16", wish(Qemu, Amd, 1), Set::All, "16 errors at once in the walker's memory of", |t, w| many(t, w, 16)),
+            scenario("once-128", wish(Pagemend, Amd, 4), Set::All, "128 errors at once in the walker's memory of", |t, w| many(t, w, 128)),
+            scenario("once-128", wish(Pagemend, Intel, 1), Set::All, "128 errors at once in the walker's memory of", |t, w| many(t, w, 128)),
+            scenario("reset", wish(Pagemend, Amd, 1), Set::Default, "16 errors in and two new starts of", reset),
+            scenario("pause", wish(Pagemend, Intel, 2), Set::All, "while it is paused, 16 errors in", pause),
+            scenario("mce-off", off(Pagemend), Set::All, "with its machine checks off, an error in", mce_off),
+            scenario("mce-off", off(Qemu), Set::All, "with its machine checks off, an error in", mce_off),
+        ];
+        for model in [Amd, Intel] {
+            let two = wish(Pagemend, model, 2).late();
+            all.push(scenario("together", two, Set::All, "two errors that two processors meet at the same instant in", together));
+        }
+        for vmm in [Pagemend, Qemu] {
+            all.push(scenario("text", wish(vmm, Amd, 1), Set::All, "an error in the kernel's instructions of", |t, w| kernel(t, w, Use::KernelText)));
+            all.push(scenario("slab", wish(vmm, Amd, 1), Set::All, "an error in the kernel's own objects of", |t, w| kernel(t, w, Use::Slab)));
+        }
+        all
+    })
+}
+
+fn fail(t: &mut Trial, vm: &mut Vm, errors: u64) -> Result<BTreeSet<u64>> {
+    let mut frames = BTreeSet::new();
+    for number in 0..errors {
+        frames.insert(vm.locate(Use::Walker, number)?);
+    }
+    t.step(format!("{} errors", frames.len()));
+    for frame in &frames {
+        vm.fail(Use::Walker, *frame)?;
+    }
+    Ok(frames)
+}
+
+fn many(t: &mut Trial, wish: &Wish, errors: u64) -> Result<()> {
+    let mut vm = Vm::start(t, wish)?;
+    let frames = fail(t, &mut vm, errors)?;
+    let fate = vm.settle(t, &frames)?;
+    outcome::judge(t, wish, &vm, &fate)
+}
+
+/// Errors, a new start that the guest wants, errors again, one that the VMM is asked for, and all memory used.
+fn reset(t: &mut Trial, wish: &Wish) -> Result<()> {
+    let mut vm = Vm::start(t, wish)?;
+    let owned = vm.owned;
+    for by_guest in [true, false] {
+        let frames = fail(t, &mut vm, 8)?;
+        match vm.settle(t, &frames)? {
+            Fate::Lives(survey) => outcome::lost_only(t, &vm, &survey)?,
+            fate => return outcome::judge(t, wish, &vm, &fate),
+        }
+        t.step(format!("a new start, {}", if by_guest { "by the guest" } else { "by the VMM" }));
+        if by_guest {
+            vm.restart(t)?;
+        } else {
+            vm.reset(t)?;
+        }
+        // The kernel's own share differs a little from boot to boot.
+        t.claim("the walker owns as much as before, but for 4 MiB", vm.owned.abs_diff(owned) <= 4 << 20);
+    }
+    let fate = vm.survey(t)?;
+    outcome::judge(t, wish, &vm, &fate)?;
+    let status = vm.power_off()?;
+    t.claim("the VMM ends well when its guest is switched off", status.success());
+    Ok(())
+}
+
+/// Errors in memory that nobody can touch meanwhile.
+fn pause(t: &mut Trial, wish: &Wish) -> Result<()> {
+    let mut vm = Vm::start(t, wish)?;
+    let mut frames = BTreeSet::new();
+    for number in 0..16 {
+        frames.insert(vm.locate(Use::Walker, number)?);
+    }
+    vm.steer("vm.pause")?;
+    for frame in &frames {
+        vm.fail(Use::Walker, *frame)?;
+    }
+    vm.steer("vm.resume")?;
+    let fate = vm.settle(t, &frames)?;
+    outcome::judge(t, wish, &vm, &fate)
+}
+
+/// A guest that does not take machine checks is not told of what it does not touch; what it touches, it cannot get, and cannot be told.
+fn mce_off(t: &mut Trial, wish: &Wish) -> Result<()> {
+    let mut vm = Vm::start(t, wish)?;
+    vm.done(&Order::Hold)?;
+    let frame = vm.locate(Use::Walker, 0)?;
+    vm.fail(Use::Walker, frame)?;
+    let judged = wish.vmm == Vmm::Pagemend;
+    // The walker stands; whoever answers lives.
+    let lives = vm.flags(frame).is_ok();
+    t.saw("lives until it touches the frame", lives);
+    if judged {
+        t.claim("the guest lives until it touches the frame", lives);
+    }
+    if !lives {
+        let fate = vm.survey(t)?;
+        return outcome::measure(t, wish, &vm, &fate);
+    }
+    let fate = vm.go_and_survey(t, &[])?;
+    outcome::measure(t, wish, &vm, &fate)?;
+    if judged {
+        t.claim("the guest is started again rather than lied to", matches!(fate, Fate::StartedAgain));
+        let whole = vm.survey(t)?;
+        whole_again(t, whole)?;
+    }
+    Ok(())
+}
+
+/// Two processors in two errors at one instant.
+fn together(t: &mut Trial, wish: &Wish) -> Result<()> {
+    let mut vm = Vm::start(t, wish)?;
+    vm.done(&Order::Hold)?;
+    let frames = [vm.locate(Use::Walker, 0)?, vm.locate(Use::Walker, 1)?];
+    for frame in frames {
+        vm.fail(Use::Walker, frame)?;
+    }
+    let mut fate = vm.go_and_survey(t, &frames)?;
+    if let Fate::Lives(_) = fate {
+        fate = vm.settle(t, &frames.into())?;
+    }
+    outcome::judge(t, wish, &vm, &fate)
+}
+
+/// What a kernel cannot do without: it may panic, and that is honest. What must not be is that it goes on with wrong bytes, or that the machine is not whole afterwards.
+fn kernel(t: &mut Trial, wish: &Wish, what: Use) -> Result<()> {
+    let mut vm = Vm::start(t, wish)?;
+    let frame = vm.locate(what, 0)?;
+    t.step(format!("an error in {what:?}, frame {frame:#x}"));
+    vm.fail(what, frame)?;
+    let fate = vm.settle(t, &[frame].into())?;
+    outcome::measure(t, wish, &vm, &fate)?;
+    if wish.vmm == Vmm::Pagemend && matches!(fate, Fate::StartedAgain) {
+        vm.failed.clear();
+        let whole = vm.survey(t)?;
+        whole_again(t, whole)?;
+    }
+    Ok(())
+}
+
+/// Claims that a guest after a new start has all of its memory.
+fn whole_again(t: &mut Trial, fate: Fate) -> Result<()> {
+    let Fate::Lives(survey) = fate else {
+        bail!("the guest does not come up again: {fate:?}");
+    };
+    t.equal("wrong values after the new start", survey.wrong, 0);
+    t.equal("signals after the new start", survey.signals, vec![]);
+    t.equal("HardwareCorrupted after the new start, KiB", survey.hardware_corrupted_kb, 0);
+    Ok(())
+}

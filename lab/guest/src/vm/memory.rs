@@ -1,0 +1,107 @@
+//! A guest's memory as the host has it: where the VMM has mapped it, which frame is behind a page now, and making that frame fail.
+
+use crate::inject;
+use anyhow::{Context, Result, bail};
+use rustix::io::pread;
+use std::fs::{self, File};
+
+/// The memory of a VMM's guest. All of it lies below the hole of a PC's address space, so that a guest physical address is an offset.
+#[derive(Debug)]
+pub(crate) struct GuestMemory {
+    vmm: u32,
+    base: u64,
+    len: u64,
+}
+
+impl GuestMemory {
+    /// Memory of which it is not known where it is.
+    pub(crate) fn unknown(vmm: u32, len: u64) -> Self {
+        Self { vmm, base: 0, len }
+    }
+
+    /// Looks for it among the VMM's mappings.
+    pub(crate) fn find(vmm: u32, len: u64) -> Result<Self> {
+        let path = format!("/proc/{vmm}/maps");
+        let maps = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
+        let base = shared_range(&maps, len);
+        let base = base.with_context(|| format!("the VMM has no {len} bytes of shared memory"))?;
+        Ok(Self { vmm, base, len })
+    }
+
+    /// Makes a frame of the guest fail, as a scrubber would find it. When this returns, the host's kernel has dealt with it.
+    pub(crate) fn fail(&self, frame: u64) -> Result<()> {
+        let gpa = frame * 4096;
+        if gpa >= self.len {
+            bail!("the guest has no memory at {gpa:#x}");
+        }
+        let host = self.frame_behind(self.base + gpa)?;
+        match inject::corrupt_frame(host) {
+            // In use when it was looked at: taken away all the same.
+            Err(error) if !matches!(error.raw_os_error(), Some(libc::EBUSY | libc::EHWPOISON)) => {
+                Err(error).with_context(|| format!("cannot corrupt frame {host:#x}"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn frame_behind(&self, address: u64) -> Result<u64> {
+        let path = format!("/proc/{}/pagemap", self.vmm);
+        let file = File::open(&path).with_context(|| format!("cannot open {path}"))?;
+        let mut entry = [0; 8];
+        pread(&file, &mut entry, address / 4096 * 8)
+            .with_context(|| format!("cannot read {path}"))?;
+        let entry = u64::from_ne_bytes(entry);
+        // Bit 63: present. Bits 0 to 54: the frame.
+        if entry >> 63 == 0 {
+            bail!("the VMM has nothing mapped at {address:#x}");
+        }
+        Ok(entry & ((1 << 55) - 1))
+    }
+}
+
+/// The start of `len` bytes of shared writable mappings side by side.
+fn shared_range(maps: &str, len: u64) -> Option<u64> {
+    let mut whole: Option<(u64, u64)> = None;
+    let mut ranges = Vec::new();
+    for line in maps.lines() {
+        let mut words = line.split(' ');
+        let (from, to) = words.next()?.split_once('-')?;
+        let (from, to) = (
+            u64::from_str_radix(from, 16).ok()?,
+            u64::from_str_radix(to, 16).ok()?,
+        );
+        if words.next()? != "rw-s" {
+            ranges.extend(whole.take());
+            continue;
+        }
+        whole = Some(match whole {
+            Some((start, end)) if end == from => (start, to),
+            other => {
+                ranges.extend(other);
+                (from, to)
+            }
+        });
+    }
+    ranges.extend(whole);
+    ranges
+        .into_iter()
+        .find(|(from, to)| to - from == len)
+        .map(|(from, _)| from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shared_memory_is_found_whole_and_in_pieces() {
+        let maps = "1000-2000 rw-p 0 00:00 0\n\
+                    2000-4000 rw-s 0 00:01 7 /memfd:guest\n\
+                    4000-6000 rw-s 0 00:01 8 /memfd:guest\n\
+                    6000-7000 r--p 0 00:00 0\n\
+                    9000-a000 rw-s 0 00:00 0\n";
+        assert_eq!(shared_range(maps, 0x4000), Some(0x2000));
+        assert_eq!(shared_range(maps, 0x1000), Some(0x9000));
+        assert_eq!(shared_range(maps, 0x2000), None);
+    }
+}

@@ -1,0 +1,291 @@
+//! A virtual machine with a stock kernel and the walker in it, under pagemend's VMM or under QEMU: started, talked to, and made to fail.
+//!
+//! The order of the files is the order of things: [`wish`] says what machine is wanted and how each VMM is asked for it → [`line`] is the walker's serial port → [`memory`] finds a guest's frame in the host and breaks it → [`api`] steers pagemend's VMM → [`outcome`] says what it came to.
+
+mod api;
+mod late;
+pub(crate) mod line;
+pub(crate) mod memory;
+pub(crate) mod outcome;
+pub(crate) mod wish;
+
+use crate::trial::Trial;
+use anyhow::{Context, Result, bail};
+use line::{Heard, Line};
+use memory::GuestMemory;
+use pagemend_lab_protocol::walker::{Order, Survey, Use, Word};
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Child, ExitStatus};
+use std::time::{Duration, Instant};
+use wish::Wish;
+
+/// What is left of a scenario's time for saying why a guest fell silent.
+const LAST_WORDS: Duration = Duration::from_secs(10);
+
+/// What has become of a guest.
+#[derive(Debug)]
+pub(crate) enum Fate {
+    /// It goes on, and this is what its walker has seen.
+    Lives(Survey),
+    /// It has started again, for its kernel did not survive.
+    StartedAgain,
+    /// Its VMM has ended.
+    Over(String),
+}
+
+/// A running virtual machine. It is gone when this is dropped.
+pub(crate) struct Vm {
+    child: Child,
+    line: Line,
+    memory: GuestMemory,
+    directory: PathBuf,
+    deadline: Instant,
+    /// Bytes that the walker owns.
+    pub(crate) owned: u64,
+    /// Frames that failed since the last start.
+    pub(crate) failed: Vec<(u64, Use)>,
+}
+
+impl Vm {
+    /// Starts it, and returns when its walker walks.
+    pub(crate) fn start(t: &mut Trial, wish: &Wish) -> Result<Self> {
+        let directory = PathBuf::from(format!("/tmp/vm-{}", std::process::id()));
+        fs::create_dir_all(&directory).context("cannot make a directory for a guest")?;
+        t.step(format!("a guest: {wish}"));
+        let listener = Line::listen(&directory)?;
+        let child = wish.spawn(&directory)?;
+        let line = Line::accept(listener, &child, t.deadline());
+        let line = line.with_context(|| said(&directory))?;
+        let mut vm = Self {
+            memory: GuestMemory::unknown(child.id(), wish.memory),
+            child,
+            line,
+            directory,
+            deadline: t.deadline() - LAST_WORDS,
+            owned: 0,
+            failed: Vec::new(),
+        };
+        vm.greet(t)?;
+        vm.memory = GuestMemory::find(vm.child.id(), wish.memory)?;
+        Ok(vm)
+    }
+
+    /// Waits for the walker of a boot.
+    fn greet(&mut self, t: &mut Trial) -> Result<()> {
+        match self.hear()? {
+            Heard::Word(word) => self.met(t, word),
+            Heard::End => bail!(
+                "the VMM ended before its guest was up: {}",
+                said(&self.directory)
+            ),
+        }
+    }
+
+    /// Takes a walker's first word.
+    fn met(&mut self, t: &mut Trial, word: Word) -> Result<()> {
+        let Word::Hello {
+            kernel,
+            vendor,
+            cpus,
+            owned,
+            troubles,
+        } = word
+        else {
+            bail!("the walker said {word:?} before it was up");
+        };
+        t.step(format!(
+            "{kernel} on {cpus} {vendor} owns {} MiB",
+            owned >> 20
+        ));
+        if !troubles.is_empty() {
+            bail!("the guest could not be set up: {}", troubles.join("; "));
+        }
+        self.owned = owned;
+        Ok(())
+    }
+
+    fn hear(&mut self) -> Result<Heard> {
+        let heard = self.line.hear(self.deadline);
+        heard.with_context(|| format!("the guest's last words: {}", self.last_words()))
+    }
+
+    /// Orders something that has an answer; `None` is a guest that is gone.
+    pub(crate) fn order(&mut self, order: &Order) -> Result<Option<Word>> {
+        if self.line.say(order).is_err() {
+            return Ok(None);
+        }
+        match self.hear()? {
+            Heard::Word(word) => Ok(Some(word)),
+            Heard::End => Ok(None),
+        }
+    }
+
+    fn living(&mut self, order: &Order) -> Result<Word> {
+        match self.order(order)? {
+            Some(Word::Hello { .. }) => bail!("the guest started again: {}", self.last_words()),
+            Some(word) => Ok(word),
+            None => bail!("the VMM ended with {}; {}", self.wait()?, self.last_words()),
+        }
+    }
+
+    /// A frame that is used so.
+    pub(crate) fn locate(&mut self, what: Use, number: u64) -> Result<u64> {
+        match self.living(&Order::Locate { what, number })? {
+            Word::Frame { frame } => Ok(frame),
+            Word::Done { error: Some(error) } => bail!("the walker cannot find {what:?}: {error}"),
+            other => bail!("the walker answered {other:?}"),
+        }
+    }
+
+    /// The guest kernel's flags of a frame.
+    pub(crate) fn flags(&mut self, frame: u64) -> Result<u64> {
+        match self.living(&Order::Flags { frame })? {
+            Word::Flags { flags } => Ok(flags),
+            other => bail!("the walker answered {other:?}"),
+        }
+    }
+
+    /// Has the walker stop or go on or write its file; what it says went wrong is an error.
+    pub(crate) fn done(&mut self, order: &Order) -> Result<Option<String>> {
+        match self.living(order)? {
+            Word::Done { error } => Ok(error),
+            other => bail!("the walker answered {other:?}"),
+        }
+    }
+
+    /// Makes a frame of the guest fail, as a scrubber would find it.
+    pub(crate) fn fail(&mut self, what: Use, frame: u64) -> Result<()> {
+        self.memory.fail(frame)?;
+        self.failed.push((frame, what));
+        Ok(())
+    }
+
+    /// Checks all memory once more.
+    pub(crate) fn survey(&mut self, t: &mut Trial) -> Result<Fate> {
+        match self.order(&Order::Survey)? {
+            Some(Word::Survey(survey)) => Ok(Fate::Lives(survey)),
+            other => self.gone(t, other),
+        }
+    }
+
+    /// Lets the walker go on, where its threads first read these frames all at one instant, and checks all memory once more.
+    pub(crate) fn go_and_survey(&mut self, t: &mut Trial, together: &[u64]) -> Result<Fate> {
+        let together = together.to_vec();
+        match self.order(&Order::Go { together })? {
+            Some(Word::Done { error: None }) => self.survey(t),
+            other => self.gone(t, other),
+        }
+    }
+
+    /// What has become of a guest that did not answer with what was asked for.
+    pub(crate) fn gone(&mut self, t: &mut Trial, answer: Option<Word>) -> Result<Fate> {
+        match answer {
+            Some(hello @ Word::Hello { .. }) => {
+                self.met(t, hello)?;
+                Ok(Fate::StartedAgain)
+            }
+            Some(other) => bail!("the walker answered {other:?}"),
+            None => {
+                let status = self.wait()?;
+                Ok(Fate::Over(format!("{status}; {}", said(&self.directory))))
+            }
+        }
+    }
+
+    /// Checks memory until the guest's kernel has spoken of all these frames, or is no more.
+    pub(crate) fn settle(&mut self, t: &mut Trial, frames: &BTreeSet<u64>) -> Result<Fate> {
+        loop {
+            match self.survey(t)? {
+                Fate::Lives(survey) if !outcome::spoken_of(&survey).is_superset(frames) => {
+                    if Instant::now() > self.deadline {
+                        bail!("the guest never hears of its errors: {survey:?}");
+                    }
+                }
+                fate => return Ok(fate),
+            }
+        }
+    }
+
+    /// Has the guest start again by itself, and returns when it walks.
+    pub(crate) fn restart(&mut self, t: &mut Trial) -> Result<()> {
+        self.line.say(&Order::Restart)?;
+        self.failed.clear();
+        self.greet(t)
+    }
+
+    /// Has the VMM start the guest again, and returns when it walks.
+    pub(crate) fn reset(&mut self, t: &mut Trial) -> Result<()> {
+        self.steer("vm.reset")?;
+        self.failed.clear();
+        self.greet(t)
+    }
+
+    /// Has pagemend's VMM do something: a `PUT` of its API.
+    pub(crate) fn steer(&self, path: &str) -> Result<()> {
+        api::ask(&self.directory.join(wish::API), "PUT", path).map(drop)
+    }
+
+    /// The lost frames that pagemend's VMM has recorded.
+    pub(crate) fn ledger(&self) -> Result<BTreeSet<u64>> {
+        let ledger = api::ask(&self.directory.join(wish::API), "GET", "memory.ledger")?;
+        api::lost_frames(&ledger)
+    }
+
+    /// Has the guest switch itself off, and gives how its VMM ended.
+    pub(crate) fn power_off(mut self) -> Result<ExitStatus> {
+        self.line.say(&Order::PowerOff)?;
+        match self.hear()? {
+            Heard::End => self.wait(),
+            Heard::Word(word) => bail!("the walker said {word:?} instead of going"),
+        }
+    }
+
+    /// Waits for the end of a VMM that has closed its side of the line.
+    fn wait(&mut self) -> Result<ExitStatus> {
+        self.child.wait().context("cannot wait for a VMM")
+    }
+
+    /// Why the guest's kernel panicked, if it did.
+    pub(crate) fn panic(&self) -> Option<String> {
+        let text = self.console();
+        let line = text.lines().find(|line| line.contains("Kernel panic"))?;
+        Some(
+            line.split_once("Kernel panic")
+                .map_or(line, |(_, why)| why)
+                .trim_start_matches([' ', '-'])
+                .trim()
+                .to_owned(),
+        )
+    }
+
+    fn last_words(&self) -> String {
+        let text = self.console();
+        let lines: Vec<_> = text.lines().collect();
+        format!(
+            "{}; {}",
+            lines[lines.len().saturating_sub(12)..].join(" | "),
+            said(&self.directory)
+        )
+    }
+
+    fn console(&self) -> String {
+        let bytes = fs::read(self.directory.join(wish::CONSOLE)).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+}
+
+impl Drop for Vm {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let _ = fs::remove_dir_all(&self.directory);
+    }
+}
+
+/// What the VMM had to say.
+fn said(directory: &std::path::Path) -> String {
+    let text = fs::read_to_string(directory.join(wish::MESSAGES)).unwrap_or_default();
+    format!("the VMM said: {}", text.trim())
+}
