@@ -74,6 +74,7 @@ mod tests {
     fn boots(huge_1g: &[u32]) -> Vec<Batch> {
         let boot = |huge_1g: &u32| Batch {
             cpu: Cpu::Amd,
+            guests: false,
             scenarios: vec![ScenarioInfo {
                 name: "a/b".into(),
                 proves: String::new(),
