@@ -4,7 +4,7 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand, ValueEnum};
 use pagemend_lab_host::{
     Accelerator, Arch, Inside, Options, Program, attach, list, self_test, summary, write_json,
-    write_outcomes, write_tables,
+    write_junit, write_outcomes, write_tables,
 };
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -35,15 +35,18 @@ pub(crate) struct Arguments {
     /// How the machines' processors are made; auto is tcg, which is the same everywhere
     #[arg(long, value_enum, default_value_t = AcceleratorName::Auto)]
     accel: AcceleratorName,
-    /// Machines side by side
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    jobs: usize,
+    /// Machines side by side, if they fit into free memory; one for each two processors unless said
+    #[arg(long, value_name = "N")]
+    jobs: Option<usize>,
     /// Keep the console log and QEMU's messages of each boot
     #[arg(long)]
     keep: bool,
     /// Write the results as a JSON list
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Write the results as JUnit XML
+    #[arg(long, value_name = "FILE")]
+    junit: Option<PathBuf>,
     /// Write docs/kernel-behaviour-VERSION.md from this run, which must be a whole one, or docs/vm-outcomes.md, which needs 'vm-*'
     #[arg(long)]
     table: bool,
@@ -127,6 +130,9 @@ pub(crate) fn run(arguments: Arguments) -> Result<ExitCode> {
     let reports = pagemend_lab_host::run(&options)?;
     if let Some(path) = &arguments.json {
         write_json(path, &reports)?;
+    }
+    if let Some(path) = &arguments.junit {
+        write_junit(path, &reports)?;
     }
     if arguments.table {
         let docs = workspace.join("docs");

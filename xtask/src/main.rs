@@ -2,6 +2,7 @@
 
 mod lab;
 mod test;
+mod tools;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;

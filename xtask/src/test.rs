@@ -11,6 +11,8 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use clap::Args;
 
+use crate::tools;
+
 /// Arguments of `cargo xtask test`.
 #[derive(Args)]
 pub(crate) struct Arguments {
@@ -25,7 +27,20 @@ pub(crate) struct Arguments {
 struct Step {
     name: &'static str,
     command: Command,
+    /// Why it cannot run here, and what would change that.
+    missing: Option<String>,
 }
+
+/// What cross-compiles for arm64: the libraries and the command line. Their tests would need a C
+/// compiler for arm64, except those of the crate that is about it.
+const CROSS_CHECKED: [&str; 6] = [
+    "pagemend-core",
+    "pagemend-linux",
+    "pagemend",
+    "pagemend-cper",
+    "pagemend-arm64",
+    "pagemend-cli",
+];
 
 /// Runs all steps, whatever fails, and says in the end what did.
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
@@ -41,7 +56,13 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     for step in steps(arguments, &logs) {
         step.run(workspace, &logs, &mut tally)?;
     }
-    println!("{} passed, {} failed", tally.passed, tally.failed);
+    match tally.skipped {
+        0 => println!("{} passed, {} failed", tally.passed, tally.failed),
+        skipped => println!(
+            "{} passed, {} failed, {skipped} skipped",
+            tally.passed, tally.failed
+        ),
+    }
     Ok(match tally.failed {
         0 => ExitCode::SUCCESS,
         _ => ExitCode::FAILURE,
@@ -52,8 +73,13 @@ fn steps(arguments: &Arguments, logs: &Path) -> Vec<Step> {
     let step = |name, words: &[&str]| {
         let mut command = Command::new(env!("CARGO"));
         command.args(words);
-        Step { name, command }
+        Step {
+            name,
+            command,
+            missing: None,
+        }
     };
+    let no_arm64 = tools::arm64_target().err();
     let mut steps = vec![
         step("format", &["fmt", "--all", "--check"]),
         step(
@@ -68,6 +94,24 @@ fn steps(arguments: &Arguments, logs: &Path) -> Vec<Step> {
             ],
         ),
         step("documentation", &["doc", "--workspace", "--no-deps"]),
+        Step {
+            missing: no_arm64.clone(),
+            ..cross(step)
+        },
+        Step {
+            missing: no_arm64,
+            ..step(
+                "arm64 values",
+                &[
+                    "check",
+                    "--target",
+                    tools::ARM64,
+                    "--tests",
+                    "--package",
+                    "pagemend-arm64",
+                ],
+            )
+        },
         step("tests", &["test", "--workspace", "--no-fail-fast"]),
         // Optimised, because that is what users run, and because the linker then sees it all.
         step("demo", &["run", "--release", "--", "demo", "--json"]),
@@ -83,6 +127,10 @@ fn steps(arguments: &Arguments, logs: &Path) -> Vec<Step> {
             _ => &mut step.command,
         };
     }
+    // The tests of tables ask iasl, and say so where it is not there.
+    if let Err(why) = tools::iasl() {
+        println!("note: {why}");
+    }
     if !arguments.no_lab {
         let mut lab = step("lab", &["xtask", "lab", "--json"]);
         lab.command.arg(logs.join("lab.json"));
@@ -92,8 +140,22 @@ fn steps(arguments: &Arguments, logs: &Path) -> Vec<Step> {
     steps
 }
 
+/// The libraries and the command line, for arm64.
+fn cross(step: impl Fn(&'static str, &[&str]) -> Step) -> Step {
+    let mut words = vec!["check", "--target", tools::ARM64];
+    for package in CROSS_CHECKED {
+        words.extend(["--package", package]);
+    }
+    step("arm64", &words)
+}
+
 impl Step {
     fn run(mut self, workspace: &Path, logs: &Path, tally: &mut Tally) -> Result<()> {
+        if let Some(why) = &self.missing {
+            println!("{:<14} {:<7} {why}", self.name, "skipped");
+            tally.skipped += 1;
+            return Ok(());
+        }
         let log = logs.join(format!("{}.log", self.name.replace(' ', "-")));
         let file = File::create(&log).with_context(|| format!("making {}", log.display()))?;
         let started = Instant::now();
@@ -125,6 +187,7 @@ impl Step {
 struct Tally {
     passed: u64,
     failed: u64,
+    skipped: u64,
 }
 
 impl Tally {

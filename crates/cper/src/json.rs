@@ -10,6 +10,7 @@
 //!   looks at that of the error status. The same goes for the access mode of an ARM bus error.
 //! - Error information and check information of a kind without fields is `{"value": number}`, so that it
 //!   is not lost; libcper leaves it out.
+//! - libcper up to 0.0.4 has no names for two types of IA32/X64 microarchitecture errors.
 //! - Registers whose number of bytes is not what their type has, and sections that are damaged, are
 //!   their bytes in base64.
 //!

@@ -7,6 +7,7 @@
 //! |---|---|---|---|
 //! | CPER records, as ERST and pstore keep them | [`Record`](record::Record) | [`RecordBuilder`](record::RecordBuilder) | UEFI 2.10, appendix N |
 //! | generic error status blocks, as GHES and BERT leave them in memory | [`StatusBlock`](status::StatusBlock) | [`StatusBlockBuilder`](status::StatusBlockBuilder) | ACPI 6.5, 18.3.2.7 |
+//! | the status block that tells a guest of a lost page | | [`LostPage`](lost::LostPage) | |
 //! | sections: memory, memory 2, ARM, IA32/X64; any other as its bytes | [`Section`](section::Section) | the structures' own bytes | UEFI 2.10, N.2 |
 //! | HEST, BERT, ERST, EINJ | [`acpi`] | [`acpi`] | ACPI 6.5, 18.3 to 18.6 |
 //! | the JSON form that openbmc/libcper has too | `json` | `json` | |
@@ -56,6 +57,7 @@ pub mod json;
 
 pub mod linux;
 pub mod log;
+pub mod lost;
 pub mod record;
 pub mod section;
 pub mod severity;

@@ -40,6 +40,8 @@ pub enum Why {
     NoAddress,
     /// It acts on memory errors in the first form of the section only.
     SecondForm,
+    /// The entry is not recoverable, or the block as a whole is not.
+    Severity,
     /// Nothing in the kernel acts on sections of this type by itself, or what does is not known here.
     Type,
 }
@@ -52,6 +54,7 @@ impl Why {
             Self::Informational => "it is a notice",
             Self::NoAddress => "the record does not say which address failed",
             Self::SecondForm => "it acts on memory error sections of the first form only",
+            Self::Severity => "the block and this entry are not both recoverable",
             Self::Type => "nothing acts on sections of this type by itself",
         }
     }
@@ -60,7 +63,8 @@ impl Why {
 /// The bit of a section's flags that says that errors have passed the firmware's threshold.
 const THRESHOLD_EXCEEDED: u8 = 1 << 3;
 
-/// What the kernel does with an entry of a status block of severity `block` that a GHES delivers.
+/// What the kernel does with an entry of a status block of severity `block` that a GHES delivers. ARM
+/// cache errors are those by number, as 6.12 has it, and those by bits, as later kernels do.
 pub fn reaction(block: Severity, entry: &DataEntry<'_>) -> Reaction {
     let severity = entry.header.severity();
     if matches!(block, Severity::Fatal | Severity::Unknown(_)) {
@@ -94,6 +98,9 @@ pub fn reaction(block: Severity, entry: &DataEntry<'_>) -> Reaction {
         (_, Severity::Corrected) => Reaction::Log(Why::Corrected),
         (_, Severity::Informational) => Reaction::Log(Why::Informational),
         (Ok(Section::Memory2(_)), _) => Reaction::Log(Why::SecondForm),
+        (Ok(Section::Memory(_) | Section::ShortMemory(_) | Section::Arm(_)), _) => {
+            Reaction::Log(Why::Severity)
+        }
         _ => Reaction::Log(Why::Type),
     }
 }
@@ -180,6 +187,15 @@ mod tests {
         };
         assert_eq!(corrected(0), Reaction::Log(Why::Corrected));
         assert_eq!(corrected(8), Reaction::RetirePage { address: 0x7000 });
+    }
+
+    #[test]
+    fn severities_that_disagree_take_no_page_out() {
+        use Severity::{Corrected, Fatal, Recoverable};
+        for (block, entry) in [(Recoverable, Fatal), (Corrected, Recoverable)] {
+            let reaction = reacts(block, entry, 0, section_type::MEMORY, &memory(2));
+            assert_eq!(reaction, Reaction::Log(Why::Severity));
+        }
     }
 
     #[test]

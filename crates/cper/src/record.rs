@@ -158,6 +158,7 @@ impl<'a> Record<'a> {
     ///
     /// Where the header or the descriptors are not there or contradict themselves. What is wrong
     /// with one section is said by that section alone.
+    #[inline]
     pub fn read(bytes: &'a [u8]) -> Result<Self, Error> {
         Self::read_at(bytes, 0)
     }
@@ -167,6 +168,7 @@ impl<'a> Record<'a> {
     /// # Errors
     ///
     /// As [`read`](Self::read).
+    #[inline]
     pub fn read_at(bytes: &'a [u8], offset: usize) -> Result<Self, Error> {
         let mut input = Input::new(bytes, offset);
         let header: &RecordHeader = input.take("a record header")?;
@@ -208,6 +210,7 @@ impl<'a> Record<'a> {
     }
 
     /// Its sections, in order.
+    #[inline]
     pub fn sections(&self) -> impl ExactSizeIterator<Item = RecordSection<'a>> + use<'a> {
         let Self { bytes, offset, .. } = *self;
         self.descriptors

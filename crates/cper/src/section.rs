@@ -51,6 +51,7 @@ impl<'a> Section<'a> {
     /// # Errors
     ///
     /// As [`read`](Self::read).
+    #[inline]
     pub fn read_at(section_type: Guid, bytes: &'a [u8], offset: usize) -> Result<Self, Error> {
         let mut input = Input::new(bytes, offset);
         match section_type {

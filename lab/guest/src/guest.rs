@@ -85,7 +85,7 @@ impl Kind {
     pub(crate) fn needs(self, guests: u32) -> Needs {
         match self {
             // New memory for it comes from the pool of 2 MiB pages.
-            Self::Hugetlb1G => Needs::NOTHING.huge_1g(guests).huge_2m(512).seconds(300),
+            Self::Hugetlb1G => Needs::NOTHING.huge_1g(guests).huge_2m(512).seconds(600),
             Self::Hugetlb2M | Self::HugetlbfsFile | Self::HugetlbPrivate => {
                 Needs::NOTHING.huge_2m(guests + 1)
             }
@@ -126,7 +126,7 @@ impl Guest {
         len: usize,
         configure: impl FnOnce(usize, Builder) -> Builder,
     ) -> Result<Self> {
-        Self::build(kind, len, |region| region, configure)
+        Self::on(Self::filled(kind, len)?, configure)
     }
 
     /// As large as its kind says, with its region and its mender as wished.
@@ -135,18 +135,30 @@ impl Guest {
         region: impl FnOnce(RegionConfig) -> RegionConfig,
         configure: impl FnOnce(usize, Builder) -> Builder,
     ) -> Result<Self> {
-        Self::build(kind, kind.len(), region, configure)
+        Self::build(Self::filled(kind, kind.len())?, region, configure)
+    }
+
+    /// Memory for a guest, with nobody looking after it yet.
+    pub(crate) fn filled(kind: Kind, len: usize) -> Result<Arc<GuestMemory>> {
+        let memory = GuestMemory::new(kind.kind(), len as u64)?;
+        fill(memory.as_ptr() as usize, len);
+        Ok(Arc::new(memory))
+    }
+
+    /// On such memory, whatever has become of it.
+    pub(crate) fn on(
+        memory: Arc<GuestMemory>,
+        configure: impl FnOnce(usize, Builder) -> Builder,
+    ) -> Result<Self> {
+        Self::build(memory, |region| region, configure)
     }
 
     fn build(
-        kind: Kind,
-        len: usize,
+        memory: Arc<GuestMemory>,
         region: impl FnOnce(RegionConfig) -> RegionConfig,
         configure: impl FnOnce(usize, Builder) -> Builder,
     ) -> Result<Self> {
-        let memory = Arc::new(GuestMemory::new(kind.kind(), len as u64)?);
         let base = memory.as_ptr() as usize;
-        fill(base, len);
         let events = Arc::new(Mutex::new(Vec::new()));
         let sink = Arc::clone(&events);
         let config = RegionConfig::of("ram", Gpa::new(GPA), Arc::clone(&memory))?;

@@ -2,14 +2,18 @@
 
 use crate::faults::{self, Fault};
 use crate::kernel_log::KernelLog;
-use crate::trial::Trial;
+use crate::trial::{Trial, lacking};
 use crate::{memory, pages};
 use anyhow::{Context, Result};
 use pagemend_lab_protocol::MachineCheck;
 use std::fs;
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Where hwpoison-inject takes the number of a page frame.
+pub(crate) const CORRUPT: &str = "/sys/kernel/debug/hwpoison/corrupt-pfn";
 
 /// `madvise(MADV_HWPOISON)` on the 4 KiB at an address: as if this thread had touched a bad byte. Gives the signal that came with it.
 pub(crate) fn madvise(address: usize) -> (io::Result<()>, Option<Fault>) {
@@ -31,24 +35,38 @@ fn in_use(said: io::Result<()>) -> Result<&'static str> {
     }
 }
 
+/// Whether a scrubber's finds can be had, for a scenario that cannot do without.
+pub(crate) fn available() -> Result<()> {
+    match Path::new(CORRUPT).exists() {
+        true => Ok(()),
+        false => Err(lacking("this kernel has no hwpoison-inject")),
+    }
+}
+
 /// A scrubber's find in the page frame behind an address, which must be mapped and present. Gives the frame.
 pub(crate) fn corrupt(address: usize) -> Result<u64> {
+    available()?;
     let frame = pages::frame(address)?.context("nothing is mapped there to corrupt")?;
-    corrupt_frame(frame)
-        .with_context(|| format!("cannot corrupt frame {frame:#x} (is hwpoison-inject loaded?)"))?;
+    corrupt_frame(frame).with_context(|| format!("cannot corrupt frame {frame:#x}"))?;
     Ok(frame)
 }
 
 /// As [`corrupt`], while other threads touch the page. Gives what the kernel said.
 pub(crate) fn corrupt_in_use(address: usize) -> Result<&'static str> {
+    available()?;
     let frame = pages::frame(address)?.context("nothing is mapped there to corrupt")?;
     in_use(corrupt_frame(frame))
 }
 
 /// A scrubber's find in a page frame. When it returns, the kernel has dealt with it.
 pub(crate) fn corrupt_frame(frame: u64) -> io::Result<()> {
+    fs::write(CORRUPT, format!("{frame:#x}"))
+}
+
+/// Takes an error in a page frame back, which is possible where it was not the hardware's.
+pub(crate) fn unpoison(frame: u64) -> io::Result<()> {
     fs::write(
-        "/sys/kernel/debug/hwpoison/corrupt-pfn",
+        "/sys/kernel/debug/hwpoison/unpoison-pfn",
         format!("{frame:#x}"),
     )
 }

@@ -2,11 +2,13 @@
 
 use crate::guest::{GPA, Guest};
 use crate::memory::{KIB_4, Mapping};
+use crate::trial::lacking;
 use anyhow::{Context, Result, bail};
 use kvm_bindings::{kvm_regs, kvm_segment, kvm_userspace_memory_region};
 use kvm_ioctls::{Kvm, VcpuExit, VcpuFd, VmFd};
 use pagemend::{VcpuFault, VcpuThread};
 use rustix::mm::MapFlags;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -34,6 +36,9 @@ pub(crate) struct Read {
 impl Machine {
     /// Sets `met` when the vCPU has met failed memory, before it asks what became of it.
     pub(crate) fn new(guest: &Guest, met: Arc<AtomicBool>) -> Result<Self> {
+        if !Path::new("/dev/kvm").exists() {
+            return Err(lacking("this kernel has no /dev/kvm on this machine"));
+        }
         let code = Mapping::anonymous(KIB_4, KIB_4, MapFlags::empty())?;
         // SAFETY: the page was just mapped, and the program is shorter.
         unsafe { std::ptr::copy(PROGRAM.as_ptr(), code.base() as *mut u8, PROGRAM.len()) };

@@ -17,6 +17,12 @@ pub(crate) fn frame(address: usize) -> Result<Option<u64>> {
     Ok((entry >> 63 == 1).then_some(entry & ((1 << 55) - 1)))
 }
 
+/// Whether the page tables have something else than a page at an address, as a swap entry is, or the mark of failed memory.
+pub(crate) fn is_entry(address: usize) -> Result<bool> {
+    // Bit 62: swapped.
+    Ok(entry("/proc/self/pagemap", address as u64 / 4096)? >> 62 == 1)
+}
+
 /// The flags of a page frame.
 pub(crate) fn flags(frame: u64) -> Result<u64> {
     entry("/proc/kpageflags", frame)

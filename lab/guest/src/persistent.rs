@@ -1,15 +1,20 @@
 //! Persistent memory as a device file (devdax), from memory that the kernel was told to treat as such. What `ndctl create-namespace --mode=devdax` does, through sysfs.
 
+use crate::trial::lacking;
 use anyhow::{Context, Result};
 use rustix::fs::{Mode, OFlags, open};
 use std::fs;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 
 const BUS: &str = "/sys/bus/nd";
 
 /// Makes the machine's persistent memory a device and opens it; it is used in pages of 2 MiB.
 pub(crate) fn device() -> Result<OwnedFd> {
     let region = format!("{BUS}/devices/region0");
+    if !Path::new(&region).exists() {
+        return Err(lacking("this kernel has no persistent memory"));
+    }
     let seed = read(&format!("{region}/dax_seed"))?;
     let dax = format!("{BUS}/devices/{seed}");
     // It comes as a block device; the device file takes its place.

@@ -17,6 +17,7 @@ pub(crate) struct Helper {
 impl Helper {
     /// Forks it. Do so before starting threads.
     pub(crate) fn fork() -> Result<Self> {
+        inject::available()?;
         let (orders_in, orders) = pipe()?;
         let (answers, answers_out) = pipe()?;
         let scenario = getpid().as_raw_nonzero().get();

@@ -24,7 +24,7 @@ pub fn attach(options: &Options, arguments: &[String]) -> Result<()> {
     fs::create_dir_all(&options.cache)
         .with_context(|| format!("cannot create {}", options.cache.display()))?;
     let program = program::build(options)?;
-    qemu::ensure(options.arch)?;
+    qemu::ensure(options)?;
     let wanted = options.kernels.first().context("no kernel is given")?;
     let kernel = kernel::find(wanted, options.arch, &options.cache)?;
     let files = inside::files(options, &kernel)?;

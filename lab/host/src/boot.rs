@@ -2,8 +2,9 @@
 
 use crate::kernel::Kernel;
 use crate::monitor::Monitor;
-use crate::options::Options;
+use crate::options::{Accelerator, Options};
 use crate::plan::Batch;
+use crate::qemu::Machine;
 use crate::{console, qemu};
 use anyhow::{Context, Result, bail};
 use pagemend_lab_protocol::{Command, Event, Report, ScenarioInfo, Verdict, decode, encode};
@@ -39,21 +40,28 @@ pub(crate) fn run(
     if options.keep {
         eprintln!("lab: logs of this boot: {}", directory.keep().display());
     }
-    let machine = qemu::start(options, kernel, initramfs, batch, &path)?;
-    let mut session = Session {
-        stream: BufReader::new(machine.channel.try_clone()?),
-        monitor: Monitor::new(machine.monitor.try_clone()?)
-            .with_context(|| messages(&path.join("qemu.log")))?,
-        console: path.join("console.log"),
-        kernel: String::new(),
-        arch: String::new(),
-    };
+    let (_machine, mut session, up) = come_up(options, kernel, initramfs, batch, &path)?;
     let mut reports = Vec::new();
-    let mut up = session.greet();
+    if let Err(error) = up {
+        let reason = format!("{}: {error:#}", qemu::advice(options.accelerator));
+        for scenario in &batch.scenarios {
+            let report = session.not_run(scenario, &reason);
+            say(&report);
+            reports.push(report);
+        }
+        return Ok(Outcome {
+            reports,
+            left: None,
+        });
+    }
     for (index, scenario) in batch.scenarios.iter().enumerate() {
-        let (report, alive) = session.scenario(scenario, std::mem::replace(&mut up, Ok(())));
+        let (report, alive) = session.scenario(scenario);
         let mut rest = batch.scenarios[index + 1..].to_vec();
-        if !alive && scenario.needs.tries > 1 && console::met_the_kernel(&report.kernel_log) {
+        if !alive && scenario.needs.tries > 1 && console::emulators(&report.kernel_log) {
+            eprintln!(
+                "lab: {} once more: its machine died of the emulator's timing",
+                scenario.name
+            );
             let mut again = scenario.clone();
             again.needs.tries -= 1;
             rest.insert(0, again);
@@ -75,6 +83,37 @@ pub(crate) fn run(
         reports,
         left: None,
     })
+}
+
+/// Starts a machine and waits until it is up. In software emulation a boot now and then dies for no reason of the kernel's own, so one that does not come up is tried once more.
+fn come_up(
+    options: &Options,
+    kernel: &Kernel,
+    initramfs: &Path,
+    batch: &Batch,
+    directory: &Path,
+) -> Result<(Machine, Session, Result<()>)> {
+    let mut tries = match options.accelerator {
+        Accelerator::Tcg => 2,
+        Accelerator::Kvm => 1,
+    };
+    loop {
+        let machine = qemu::start(options, kernel, initramfs, batch, directory)?;
+        let mut session = Session {
+            stream: BufReader::new(machine.channel.try_clone()?),
+            monitor: Monitor::new(machine.monitor.try_clone()?)
+                .with_context(|| messages(&directory.join("qemu.log")))
+                .context(qemu::advice(options.accelerator))?,
+            console: directory.join("console.log"),
+            kernel: String::new(),
+            arch: String::new(),
+        };
+        let up = session.greet();
+        tries -= 1;
+        if up.is_ok() || tries == 0 {
+            return Ok((machine, session, up));
+        }
+    }
 }
 
 struct Session {
@@ -103,10 +142,9 @@ impl Session {
         }
     }
 
-    /// Runs a scenario, and says whether the machine can run another. `up` is what came of the boot, which counts for the first scenario.
-    fn scenario(&mut self, scenario: &ScenarioInfo, up: Result<()>) -> (Report, bool) {
-        let console_before = self.console_log().len();
-        let mut report = Report {
+    /// The report of a scenario that has not run yet.
+    fn blank(&self, scenario: &ScenarioInfo) -> Report {
+        Report {
             name: scenario.name.clone(),
             kernel: self.kernel.clone(),
             arch: self.arch.clone(),
@@ -117,9 +155,25 @@ impl Session {
             assertions: Vec::new(),
             steps: Vec::new(),
             kernel_log: Vec::new(),
-        };
+        }
+    }
+
+    /// The report of a scenario whose machine did not come up.
+    fn not_run(&self, scenario: &ScenarioInfo, reason: &str) -> Report {
+        let log = self.console_log();
+        Report {
+            reason: Some(reason.to_owned()),
+            kernel_log: console::end(&String::from_utf8_lossy(&log)),
+            ..self.blank(scenario)
+        }
+    }
+
+    /// Runs a scenario, and says whether the machine can run another.
+    fn scenario(&mut self, scenario: &ScenarioInfo) -> (Report, bool) {
+        let console_before = self.console_log().len();
+        let mut report = self.blank(scenario);
         let start = Instant::now();
-        let outcome = up.and_then(|()| self.converse(scenario, start, &mut report));
+        let outcome = self.converse(scenario, start, &mut report);
         report.seconds = start.elapsed().as_secs_f64();
         let alive = outcome.is_ok();
         if let Err(error) = outcome {
@@ -216,5 +270,5 @@ impl Session {
 
 fn messages(log: &Path) -> String {
     let text = fs::read_to_string(log).unwrap_or_default();
-    format!("QEMU did not start: {}", text.trim())
+    format!("QEMU says: {}", text.trim())
 }

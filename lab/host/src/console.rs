@@ -14,6 +14,9 @@ const TROUBLE: [&str; 10] = [
     "WARNING:",
 ];
 
+/// Lines of a kernel's last words.
+const LAST: usize = 40;
+
 /// The first line that tells of trouble.
 pub(crate) fn trouble<'a>(lines: impl IntoIterator<Item = &'a str>) -> Option<String> {
     lines
@@ -24,8 +27,6 @@ pub(crate) fn trouble<'a>(lines: impl IntoIterator<Item = &'a str>) -> Option<St
 
 /// The lines worth showing with a result: memory failures, and the last words of a kernel in trouble.
 pub(crate) fn excerpt(log: &str) -> Vec<String> {
-    /// Lines of a kernel's last words.
-    const LAST: usize = 40;
     let lines: Vec<&str> = log.lines().map(str::trim_end).collect();
     let first = lines
         .iter()
@@ -50,10 +51,18 @@ pub(crate) fn excerpt(log: &str) -> Vec<String> {
     excerpt
 }
 
-/// Whether a load's machine check was raised while the processor was in the kernel. A real one belongs to the load and cannot be; an emulated one comes when it comes.
-pub(crate) fn met_the_kernel(log: &[String]) -> bool {
+/// The last lines of a log, for a kernel that never said more.
+pub(crate) fn end(log: &str) -> Vec<String> {
+    let lines: Vec<&str> = log.lines().map(str::trim_end).collect();
+    let last = &lines[lines.len().saturating_sub(LAST)..];
+    last.iter().map(|line| (*line).to_owned()).collect()
+}
+
+/// Whether a kernel died of the emulator's timing. A real load's machine check belongs to the load and cannot meet the kernel; an emulated one comes when it comes. A kernel that rewrites its own instructions puts a breakpoint there meanwhile, and waits until no processor can be at it; an emulated processor that is late meets the breakpoint when nobody expects it any more.
+pub(crate) fn emulators(log: &[String]) -> bool {
+    const SAID: [&str; 2] = ["Data load in unrecoverable area of kernel", "Oops: int3"];
     log.iter()
-        .any(|line| line.contains("Data load in unrecoverable area of kernel"))
+        .any(|line| SAID.iter().any(|said| line.contains(said)))
 }
 
 #[cfg(test)]
@@ -67,6 +76,21 @@ mod tests {
         let excerpt = excerpt(log);
         assert_eq!(excerpt.len(), 3);
         assert!(excerpt[0].contains("Memory failure"));
+    }
+
+    #[test]
+    fn a_panic_of_the_kernels_own_is_not_the_emulators() {
+        let log = |line: &str| emulators(&[line.to_owned()]);
+        assert!(log("[106.5] Oops: int3: 0000 [#1] SMP NOPTI"));
+        assert!(!log("[106.5] Oops: general protection fault"));
+        assert!(!log("[2.0] Kernel panic - not syncing: Fatal exception"));
+    }
+
+    #[test]
+    fn of_a_kernel_that_never_came_up_the_end_is_shown() {
+        let log: String = (0..100).map(|line| format!("line {line}\n")).collect();
+        let end = end(&log);
+        assert_eq!((end.len(), end[LAST - 1].as_str()), (LAST, "line 99"));
     }
 
     #[test]

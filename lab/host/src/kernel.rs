@@ -288,6 +288,28 @@ mod tests {
     }
 
     #[test]
+    fn a_path_is_an_image_or_a_tree_with_one_and_never_a_version() {
+        let place = tempfile::tempdir().unwrap();
+        let tree = place.path().join("tree");
+        let modules = tree.join("lib/modules/6.6.6-lab");
+        fs::create_dir_all(&modules).unwrap();
+        let find = |path: &Path| find(path.to_str().unwrap(), Arch::X86_64, place.path());
+        let without = find(&tree).unwrap_err().to_string();
+        assert!(without.contains("no kernel image"), "{without}");
+
+        fs::create_dir(tree.join("boot")).unwrap();
+        let image = tree.join("boot/vmlinuz-6.6.6-lab");
+        fs::write(&image, "").unwrap();
+        let whole = find(&tree).unwrap();
+        assert_eq!((whole.image, whole.modules), (image.clone(), Some(modules)));
+        let alone = find(&image).unwrap();
+        assert_eq!((alone.image, alone.modules), (image, None));
+
+        let missing = find(&place.path().join("6.12")).unwrap_err().to_string();
+        assert!(missing.contains("there is no kernel at"), "{missing}");
+    }
+
+    #[test]
     fn a_kernel_in_several_packages_is_fetched_whole() {
         let facts = "Package: linux-image-7.2.13\nDepends: dracut | initramfs-tools (>= 1), linux-binary-7.2.13 (= 7.2.13-1), linux-modules-7.2.13 (= 7.2.13-1)\n";
         assert_eq!(

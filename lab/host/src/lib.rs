@@ -1,6 +1,6 @@
 //! The lab's host side: it finds QEMU and kernels, boots them with the lab's init program, lets scenarios run inside and judges what came of them.
 //!
-//! The way of a run, in the order of the files: [`Options`] → `program` builds the guest's program and asks it for its scenarios → `plan` puts scenarios together into boots → `kernel`, `modules`, `cpio`, `inside` and `image` make what is booted → `qemu` starts the machine → `boot` talks to it, with `monitor` for what only the hypervisor can do → `console` looks for what the kernel did not report itself → `report`, `table` and `outcomes` say it.
+//! The way of a run, in the order of the files: [`Options`] → `program` builds the guest's program and asks it for its scenarios → `plan` puts scenarios together into boots and `room` sees how many fit side by side → `kernel`, `modules`, `cpio`, `inside` and `image` make what is booted → `qemu` starts the machine → `boot` talks to it, with `monitor` for what only the hypervisor can do → `console` looks for what the kernel did not report itself → `report`, `junit`, `table` and `outcomes` say it.
 
 mod attach;
 mod boot;
@@ -8,6 +8,7 @@ mod console;
 mod cpio;
 mod image;
 mod inside;
+mod junit;
 mod kernel;
 mod modules;
 mod monitor;
@@ -17,11 +18,13 @@ mod plan;
 mod program;
 mod qemu;
 mod report;
+mod room;
 mod run;
 mod self_test;
 mod table;
 
 pub use attach::attach;
+pub use junit::write_junit;
 pub use options::{Accelerator, Arch, Inside, Options, Program};
 pub use outcomes::write_outcomes;
 pub use report::{failed, summary, write_json};

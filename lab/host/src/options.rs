@@ -17,8 +17,8 @@ pub struct Options {
     pub memory: u32,
     /// How the machine's processor is made.
     pub accelerator: Accelerator,
-    /// Machines side by side.
-    pub jobs: usize,
+    /// Machines side by side, if they fit into free memory; by default as many as there are processors for.
+    pub jobs: Option<usize>,
     /// Keep each machine's console log and QEMU's messages, and say where.
     pub keep: bool,
     /// The package that is the guest program: static, with a binary of its own name, and speaking the protocol.
@@ -92,6 +92,10 @@ impl Arch {
         match self {
             Self::X86_64 => &[
                 "hwpoison-inject",
+                "nbd",
+                // ext4 asks for it by what it does, not by its name.
+                "crc32c_generic",
+                "ext4",
                 "kvm",
                 "kvm-amd",
                 "nd_e820",

@@ -3,6 +3,7 @@
 use crate::kernel::{Kernel, output};
 use crate::options::{Accelerator, Arch, Options};
 use crate::plan::Batch;
+use crate::room::PROCESSORS;
 use anyhow::{Context, Result, bail};
 use pagemend_lab_protocol::Cpu;
 use std::fs::File;
@@ -26,9 +27,16 @@ impl Drop for Machine {
     }
 }
 
-/// Makes sure that QEMU is there: installs it if that is allowed, else says how.
-pub(crate) fn ensure(arch: Arch) -> Result<()> {
-    let (program, package) = arch.qemu();
+/// Makes sure that QEMU is there: installs it if that is allowed, else says how. And what it is to use.
+pub(crate) fn ensure(options: &Options) -> Result<()> {
+    if options.accelerator == Accelerator::Kvm {
+        File::options()
+            .read(true)
+            .write(true)
+            .open("/dev/kvm")
+            .context("cannot use /dev/kvm; --accel tcg does without")?;
+    }
+    let (program, package) = options.arch.qemu();
     if Command::new(program).arg("--version").output().is_ok() {
         return Ok(());
     }
@@ -46,6 +54,16 @@ pub(crate) fn ensure(arch: Arch) -> Result<()> {
     )
     .with_context(|| format!("the lab needs {program} and could not install it"))?;
     Ok(())
+}
+
+/// What to say where a machine does not come up.
+pub(crate) fn advice(accelerator: Accelerator) -> &'static str {
+    match accelerator {
+        Accelerator::Tcg => "the machine did not come up",
+        Accelerator::Kvm => {
+            "the machine did not come up: this host's /dev/kvm cannot run it, and --accel tcg can"
+        }
+    }
 }
 
 /// Starts a machine for a batch; its console and QEMU's own messages go to files in `directory`.
@@ -123,7 +141,7 @@ fn machine(options: &Options, cpu: Cpu) -> Vec<String> {
         "-cpu",
         cpu,
         "-smp",
-        "2",
+        &PROCESSORS.to_string(),
     ]
     .map(ToOwned::to_owned)
     .into()

@@ -26,26 +26,33 @@ fn line(report: &Report) -> String {
     .to_owned()
 }
 
+/// Everything known of a report, as indented lines.
+pub(crate) fn details(report: &Report) -> String {
+    let mut text = String::new();
+    for step in &report.steps {
+        let _ = writeln!(text, "    step: {step}");
+    }
+    for seen in &report.measurements {
+        let _ = writeln!(text, "    saw: {} = {}", seen.name, seen.value);
+    }
+    for assertion in &report.assertions {
+        let holds = if assertion.holds { "so" } else { "NOT SO" };
+        let found = assertion.found.as_deref().unwrap_or_default();
+        let _ = writeln!(text, "    {holds}: {}: {found}", assertion.claim);
+    }
+    for said in &report.kernel_log {
+        let _ = writeln!(text, "    kernel: {said}");
+    }
+    text
+}
+
 /// The summary of a run, with everything known of each failure.
 #[must_use]
 pub fn summary(reports: &[Report]) -> String {
     let mut text = String::new();
     for report in reports.iter().filter(|r| r.verdict == Verdict::Fail) {
         let _ = writeln!(text, "\n{} on {}", line(report), report.kernel);
-        for step in &report.steps {
-            let _ = writeln!(text, "    step: {step}");
-        }
-        for seen in &report.measurements {
-            let _ = writeln!(text, "    saw: {} = {}", seen.name, seen.value);
-        }
-        for assertion in &report.assertions {
-            let holds = if assertion.holds { "so" } else { "NOT SO" };
-            let found = assertion.found.as_deref().unwrap_or_default();
-            let _ = writeln!(text, "    {holds}: {}: {found}", assertion.claim);
-        }
-        for said in &report.kernel_log {
-            let _ = writeln!(text, "    kernel: {said}");
-        }
+        text.push_str(&details(report));
     }
     let count = |verdict| reports.iter().filter(|r| r.verdict == verdict).count();
     let _ = write!(

@@ -3,7 +3,7 @@
 use crate::inside::{self, Files};
 use crate::options::Options;
 use crate::plan::Batch;
-use crate::{boot, image, kernel, plan, program, qemu, report};
+use crate::{boot, image, kernel, plan, program, qemu, report, room};
 use anyhow::{Context, Result};
 use pagemend_lab_protocol::{Report, ScenarioInfo};
 use std::collections::VecDeque;
@@ -31,10 +31,16 @@ pub fn run(options: &Options) -> Result<Vec<Report>> {
         .with_context(|| format!("cannot create {}", options.cache.display()))?;
     let program = program::build(options)?;
     let selected = plan::select(program::scenarios(&program)?, &options.names, options.all)?;
-    qemu::ensure(options.arch)?;
+    qemu::ensure(options)?;
     let mut reports = Vec::new();
     for wanted in &options.kernels {
         let kernel = kernel::find(wanted, options.arch, &options.cache)?;
+        if kernel.modules.is_none() {
+            eprintln!(
+                "lab: no modules for {}: what it has not built in is skipped",
+                kernel.image.display()
+            );
+        }
         let image = |files: &Files| {
             image::initramfs(&kernel, &program, options.arch, files, &options.cache)
         };
@@ -44,7 +50,9 @@ pub fn run(options: &Options) -> Result<Vec<Report>> {
             false => plain.clone(),
         };
         let batches = plan::batches(selected.clone(), options.memory);
-        let found = side_by_side(options.jobs, batches, |batch| {
+        let room = room::here(options.jobs, &batches);
+        eprintln!("lab: {}", room.words);
+        let found = side_by_side(room.machines, batches, |batch| {
             let initramfs = if batch.guests { &loaded } else { &plain };
             boot::run(options, &kernel, initramfs, batch, report::progress)
         })?;
@@ -53,9 +61,9 @@ pub fn run(options: &Options) -> Result<Vec<Report>> {
     Ok(reports)
 }
 
-/// Boots batches, at most `jobs` at a time, until none is left.
+/// Boots batches, at most `machines` at a time, until none is left.
 fn side_by_side(
-    jobs: usize,
+    machines: usize,
     batches: Vec<Batch>,
     boot: impl Fn(&Batch) -> Result<boot::Outcome> + Sync,
 ) -> Result<Vec<Report>> {
@@ -78,7 +86,7 @@ fn side_by_side(
         }
     };
     std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..jobs.max(1)).map(|_| scope.spawn(work)).collect();
+        let workers: Vec<_> = (0..machines).map(|_| scope.spawn(work)).collect();
         workers.into_iter().try_for_each(|worker| {
             worker
                 .join()

@@ -44,21 +44,21 @@ pub struct Needs {
     pub persistent: bool,
     /// Whether it runs virtual machines of its own: the machine then carries a VMM, QEMU, and a guest for them.
     pub guests: bool,
-    /// How often it may be tried if its machine check met the kernel itself, which is the emulator's timing and no finding.
+    /// How often it may be tried if the kernel died of the emulator's timing, which is no finding.
     pub tries: u32,
 }
 
 impl Needs {
-    /// No huge pages, any company, and a minute.
+    /// No huge pages, any company, and three minutes: a machine that others work on as well is slow.
     pub const NOTHING: Self = Self {
         cpu: Cpu::Amd,
         huge_2m: 0,
         huge_1g: 0,
-        seconds: 60,
+        seconds: 180,
         alone: false,
         persistent: false,
         guests: false,
-        tries: 1,
+        tries: 3,
     };
 
     /// So many free 2 MiB pages.
@@ -110,7 +110,7 @@ impl Needs {
         }
     }
 
-    /// So many tries if its machine check meets the kernel itself.
+    /// So many tries if the kernel dies of the emulator's timing.
     #[must_use]
     pub const fn tries(self, tries: u32) -> Self {
         Self { tries, ..self }

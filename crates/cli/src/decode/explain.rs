@@ -167,10 +167,12 @@ fn explain_record(found: &Found, bytes: &[u8]) -> Item {
     let header = record.header();
     let title = format!("Record of a {} error", words(header.severity()));
     let mut item = Item::new(found, "record", title);
-    let notification = notification_type::name(header.notification_type);
-    let notification =
-        notification.map_or_else(|| header.notification_type.to_string(), str::to_owned);
-    item.facts.push(fact("Notified", notification));
+    let notification = header.notification_type;
+    if notification != Guid::default() {
+        let name = notification_type::name(notification);
+        let name = name.map_or_else(|| notification.to_string(), str::to_owned);
+        item.facts.push(fact("Notified", name));
+    }
     if let Some(time) = header.timestamp().and_then(|time| time.civil()) {
         item.facts.push(fact("Time", time.to_string()));
     }
@@ -201,9 +203,13 @@ fn explain_block(found: &Found, bytes: &[u8], logged: Option<&Logged>) -> Item {
         Err(error) => return damaged(found, "status block", error),
     };
     let severity = block.header().severity();
-    let title = match block.is_empty() && block.header().block_status.get() == 0 {
-        true => "Status block that holds no error".to_owned(),
-        false => format!("Status block of a {} error", words(severity)),
+    let title = match (block.is_read(), block.is_empty()) {
+        (true, true) => "Status block that holds no error".to_owned(),
+        (true, false) => format!(
+            "Status block of a {} error that was read already",
+            words(severity)
+        ),
+        (false, _) => format!("Status block of a {} error", words(severity)),
     };
     let mut item = Item::new(found, "status-block", title);
     if let Some(logged) = logged {

@@ -245,7 +245,12 @@ fn x86_facts(x86: &X86Error<'_>) -> Vec<Fact> {
 }
 
 fn contexts(count: usize) -> Option<Fact> {
-    (count > 0).then(|| fact("Registers", format!("{count} sets: --json shows them")))
+    let sets = match count {
+        0 => return None,
+        1 => "one set".to_owned(),
+        count => format!("{count} sets"),
+    };
+    Some(fact("Registers", format!("{sets}; --json shows them")))
 }
 
 /// Those fields that say something, in words.

@@ -129,7 +129,9 @@ fn read_one(rest: &[u8], at: usize) -> Result<(Kind, usize, Option<Error>), Prob
     // Status blocks have no signature: they are what agrees with itself, or has a section that is known.
     let agrees = StatusBlock::read_at(rest, at).and_then(|block| block.check().map(|()| block));
     match (agrees, StatusBlock::read_at(rest, at)) {
-        (Ok(block), _) if is_plausible(&block) => Ok((block_kind(rest, &block), block.len(), None)),
+        (Ok(block), _) if is_plausible(&block) || block.is_read() && starts_known(rest) => {
+            Ok((block_kind(rest, &block), block.len(), None))
+        }
         (Err(damage), Ok(block)) if starts_known(rest) => {
             Ok((block_kind(rest, &block), block.len(), Some(damage)))
         }

@@ -1,7 +1,8 @@
 //! What the tests of several commands need: the program under a filter, and its JSON held against
 //! the document that describes it.
 
-use std::collections::BTreeMap;
+#![allow(dead_code, reason = "each test takes what it needs")]
+
 use std::io;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
@@ -10,7 +11,9 @@ use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
     SeccompRule, apply_filter,
 };
-use serde_json::Value;
+
+mod documented;
+pub(crate) use documented::check_documented;
 
 /// Both ways to a userfaultfd: the system call, and `USERFAULTFD_IOC_NEW` on the device.
 pub(crate) const USERFAULTFD: [(i64, Option<u64>); 2] = [
@@ -40,74 +43,5 @@ pub(crate) fn refuse(command: &mut Command, calls: &[(i64, Option<u64>)]) {
         command.pre_exec(move || {
             apply_filter(&program).map_err(|_| io::Error::from_raw_os_error(libc::EPERM))
         });
-    }
-}
-
-/// The rows of the table whose head starts with `head`: first and second cell, quotes off.
-fn table<'a>(document: &'a str, head: &str) -> BTreeMap<&'a str, &'a str> {
-    let mut lines = document.lines();
-    lines.find(|line| line.starts_with(head)).unwrap();
-    lines
-        .skip(1)
-        .take_while(|line| line.starts_with('|'))
-        .map(|line| {
-            let mut cells = line.split('|').skip(1).map(str::trim);
-            let field = cells.next().unwrap().trim_matches('`');
-            (field, cells.next().unwrap())
-        })
-        .collect()
-}
-
-/// Every field of `value` and what it is, arrays as `[]`; a trial is one field.
-fn fields(path: &str, value: &Value, seen: &mut Vec<(String, &'static str)>) {
-    let kind = match value {
-        Value::Null => "null",
-        Value::Bool(_) => "boolean",
-        Value::Number(_) => "number",
-        Value::String(_) => "string",
-        Value::Array(_) => "array",
-        Value::Object(fields) if fields.keys().eq(["error", "works"]) => "trial",
-        Value::Object(_) => "object",
-    };
-    if !path.is_empty() {
-        seen.push((path.to_owned(), kind));
-    }
-    match value {
-        Value::Array(elements) => {
-            for element in elements {
-                fields(&format!("{path}[]"), element, seen);
-            }
-        }
-        Value::Object(members) if kind == "object" => {
-            for (name, member) in members {
-                let dot = if path.is_empty() { "" } else { "." };
-                fields(&format!("{path}{dot}{name}"), member, seen);
-            }
-        }
-        _ => {}
-    }
-}
-
-/// Panics where `report` has a field that `document` does not have, or of another type, or lacks
-/// one.
-pub(crate) fn check_documented(document: &str, report: &Value) {
-    let documented = table(document, "| field |");
-    let mut seen = Vec::new();
-    fields("", report, &mut seen);
-
-    for (field, kind) in &seen {
-        let types = documented.get(field.as_str());
-        let types = types.unwrap_or_else(|| panic!("{field} is not documented"));
-        assert!(
-            types.split(" or ").any(|documented| documented == *kind),
-            "{field} is documented as {types}, not {kind}"
-        );
-    }
-    // What stands inside a null or an empty array has nowhere to be.
-    for field in documented.keys().filter(|field| !field.ends_with("[]")) {
-        let parent = field.rsplit_once('.').map(|(parent, _)| parent);
-        let has_place = parent.is_none_or(|parent| seen.contains(&(parent.to_owned(), "object")));
-        let present = seen.iter().any(|(seen, _)| seen == field);
-        assert!(present || !has_place, "{field} is missing");
     }
 }

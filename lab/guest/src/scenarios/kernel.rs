@@ -121,6 +121,8 @@ fn observe(t: &mut Trial, backing: Backing, injection: Injection) -> Result<()> 
     if !Path::new("/proc/sys/vm/memory_failure_early_kill").exists() {
         return t.skip("this kernel has no CONFIG_MEMORY_FAILURE");
     }
+    // For the second error, if not for the first.
+    inject::available()?;
     let before = Before::now(backing);
     let mut subject = backing.open()?;
     let base = subject.first.base();

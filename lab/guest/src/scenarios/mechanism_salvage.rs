@@ -1,9 +1,10 @@
 //! What can still be read of a poisoned huge page, under less common circumstances.
 
 use crate::inject;
-use crate::memory::{self, MIB_2, Mapping};
+use crate::memory::{self, KIB_4, MIB_2, Mapping};
 use crate::pages::Pool;
 use crate::pattern::{fill, survey};
+use crate::raw_list;
 use crate::registry::scenario;
 use crate::salvage::salvage;
 use crate::trial::Trial;
@@ -41,8 +42,25 @@ scenario! {
     },
 }
 
+scenario! {
+    name: "mechanism/unreliable-list",
+    proves: "where the kernel finds no memory to note which 4 KiB of a huge page are bad, not one byte of the page can be read any more",
+    needs: Needs::NOTHING.huge_2m(1 + raw_list::PAGES),
+    run: |t| {
+        let file = memory::hugetlb_2m(MIB_2)?;
+        let guest = Mapping::shared(&file, MIB_2, MIB_2)?;
+        fill(guest.base(), MIB_2);
+        raw_list::give_up(&file, guest.base())?;
+        let copy = Mapping::shared(memory::shmem(MIB_2)?, MIB_2, MIB_2)?;
+        let lost = salvage(&file, 0..MIB_2, copy.base())?;
+        t.equal("4 KiB that cannot be read", lost.len(), MIB_2 / KIB_4);
+        Ok(())
+    },
+}
+
 /// Poisons a fresh 2 MiB page at these offsets, and claims that just those cannot be read from its file.
 fn salvaged(t: &mut Trial, bad: &[usize]) -> Result<()> {
+    inject::available()?;
     let file = memory::hugetlb_2m(MIB_2)?;
     let guest = Mapping::shared(&file, MIB_2, MIB_2)?;
     fill(guest.base(), MIB_2);

@@ -19,7 +19,7 @@ const LOST: usize = 0x2000;
 scenario! {
     name: "mechanism/swap-2m",
     proves: "one mremap puts prepared memory in the place of a poisoned 2 MiB page: healthy bytes read as written, the lost 4 KiB faults, and a thread that reads all the while never sees anything else",
-    needs: Needs::NOTHING.huge_2m(ROUNDS).seconds(120),
+    needs: Needs::NOTHING.huge_2m(ROUNDS).seconds(600),
     run: |t| (0..ROUNDS).try_for_each(|round| swap_2m(t, round)),
 }
 
@@ -61,7 +61,7 @@ fn swap_2m(t: &mut Trial, round: u32) -> Result<()> {
 scenario! {
     name: "mechanism/swap-1g-to-hugetlb-2m",
     proves: "a poisoned 1 GiB page becomes 2 MiB pages from the pool with one mremap, and the 2 MiB around the loss becomes 4 KiB pages with another",
-    needs: Needs::NOTHING.huge_1g(1).huge_2m(511).seconds(300),
+    needs: Needs::NOTHING.huge_1g(1).huge_2m(511).seconds(600),
     run: |t| {
         // Without NORESERVE the mapping would ask for a page for the stretch that is never filled.
         let base = memory::hugetlb_2m(GIB_1)?;
@@ -72,7 +72,7 @@ scenario! {
 scenario! {
     name: "mechanism/swap-1g-to-shmem",
     proves: "a poisoned 1 GiB page becomes transparent huge pages with one mremap, and the 2 MiB around the loss becomes 4 KiB pages with another",
-    needs: Needs::NOTHING.huge_1g(1).huge_2m(512).seconds(300),
+    needs: Needs::NOTHING.huge_1g(1).huge_2m(512).seconds(600),
     run: |t| {
         // The 2 MiB pool is not used: it keeps memory free for the transparent ones.
         pages::Pool::two_mib().resize(0);

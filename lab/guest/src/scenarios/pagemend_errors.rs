@@ -6,50 +6,73 @@ use crate::memory::{GIB_1, KIB_4, MIB_2};
 use crate::pages::{self, Pool};
 use crate::registry::{Family, Scenario, scenario};
 use crate::trial::Trial;
-use crate::inject;
+use crate::{faults, inject, raw_list};
 use anyhow::{Context, Result};
-use pagemend::{Action, Step};
+use pagemend::{Action, Reason, Step};
 use pagemend_lab_protocol::{Needs, ScenarioInfo, Set};
 use std::sync::{Arc, Mutex};
 
-/// So many frames of a page, not side by side.
-fn spread(page: usize, errors: usize) -> Vec<usize> {
-    let step = page / KIB_4 / errors;
-    (0..errors).map(|error| (error * step + step / 2) * KIB_4).collect()
+/// So many frames of each of so many pages, no two of them side by side.
+fn spread(page: usize, pages: usize, errors: usize) -> Vec<usize> {
+    let each = errors / pages;
+    let step = page / KIB_4 / each;
+    let inside = |start| (0..each).map(move |error| start + (error * step + step / 2) * KIB_4);
+    (0..pages).flat_map(|number| inside(number * page)).collect()
 }
 
 inventory::submit! {
     Family(|| {
         let cases = [
-            (Kind::Hugetlb2M, 8, Set::Default),
-            (Kind::Hugetlb2M, 64, Set::Default),
-            (Kind::Hugetlb2M, 512, Set::Default),
-            (Kind::Hugetlb1G, 8, Set::All),
+            (Kind::Hugetlb2M, 1, 8, Set::Default),
+            (Kind::Hugetlb2M, 1, 64, Set::Default),
+            (Kind::Hugetlb2M, 1, 512, Set::Default),
+            (Kind::Hugetlb2M, 4, 8, Set::Default),
+            (Kind::Hugetlb2M, 8, 64, Set::Default),
+            (Kind::Hugetlb1G, 1, 8, Set::All),
+            (Kind::Hugetlb1G, 1, 64, Set::All),
+            (Kind::Hugetlb1G, 2, 8, Set::All),
+            (Kind::Hugetlb1G, 2, 64, Set::All),
         ];
-        cases.map(|(kind, errors, set)| Scenario {
-            info: ScenarioInfo {
-                name: format!("pagemend/{}/{errors}-errors", kind.name()),
-                proves: format!(
-                    "{errors} errors in one page of {}, all but one of them while the first is being mended, lose {errors} times 4 KiB",
-                    kind.kind(),
-                ),
-                needs: kind.needs(1),
-                set,
-            },
-            run: Box::new(move |t| many_errors(t, kind, errors)),
+        cases.map(|(kind, pages, errors, set)| {
+            let (name, place) = match pages {
+                1 => (String::new(), "one page".to_owned()),
+                _ => (format!("-in-{pages}-pages"), format!("{pages} pages, as many in each,")),
+            };
+            Scenario {
+                info: ScenarioInfo {
+                    name: format!("pagemend/{}/{errors}-errors{name}", kind.name()),
+                    proves: format!(
+                        "{errors} errors in {place} of {}, all but one of them while the first is being mended, lose {errors} times 4 KiB",
+                        kind.kind(),
+                    ),
+                    needs: needs(kind, pages as u32),
+                    set,
+                },
+                run: Box::new(move |t| many_errors(t, kind, pages, errors)),
+            }
         }).into()
     })
 }
 
-fn many_errors(t: &mut Trial, kind: Kind, errors: usize) -> Result<()> {
-    let bad = spread(kind.page(), errors);
+/// New memory for each page, and time for it.
+fn needs(kind: Kind, pages: u32) -> Needs {
+    let one = kind.needs(1);
+    match kind {
+        Kind::Hugetlb1G => one.huge_1g(pages).huge_2m(pages * one.huge_2m).seconds(pages * one.seconds),
+        _ => kind.needs(pages),
+    }
+}
+
+fn many_errors(t: &mut Trial, kind: Kind, pages: usize, errors: usize) -> Result<()> {
+    inject::available()?;
+    let bad = spread(kind.page(), pages, errors);
     let more = Arc::new(Mutex::new(Vec::new()));
     let theirs = Arc::clone(&more);
-    let guest = Guest::with(kind, kind.len(), |base, builder| {
+    let guest = Guest::with(kind, kind.len().max(pages * kind.page()), |base, builder| {
         let rest = bad[1..].iter().filter_map(|offset| pages::frame(base + offset).ok()?);
         let mut rest: Vec<u64> = rest.collect();
         let pause = move |_| {
-            // Each of them says that the page is bad already.
+            // Of all but the first in each page the kernel says that the page is bad already.
             let said = rest.drain(..).filter_map(|frame| inject::corrupt_frame(frame).err());
             theirs.lock().map_err(|e| e.to_string())?.extend(said.filter_map(|error| error.raw_os_error()));
             Ok(())
@@ -61,12 +84,13 @@ fn many_errors(t: &mut Trial, kind: Kind, errors: usize) -> Result<()> {
     guest.pagemend.settle();
     let said = more.lock().map(|said| said.len()).unwrap_or_default();
     t.saw("errors of which the kernel says that the page is bad already", said);
+    // What nobody was told of is met by the crowd.
     crowd.go_on();
-    let all_of_it = bad.len() * KIB_4 == kind.page();
+    let all_of_it = bad.len() * KIB_4 == pages * kind.page();
     let done = if all_of_it { Action::Abandon } else { Action::Mend };
     crowd.finish(t, &bad);
     guest.lost_only(t, &bad);
-    t.equal("what was done", guest.actions(), vec![done]);
+    t.equal("what was done", guest.actions(), vec![done; pages]);
     Ok(())
 }
 
@@ -76,6 +100,7 @@ scenario! {
     needs: Kind::Hugetlb2M.needs(1),
     run: |t| {
         const BAD: usize = 0x5000;
+        inject::available()?;
         let guest = Guest::with(Kind::Hugetlb2M, 2 * MIB_2, |base, builder| {
             let late = pages::frame(base + 0x9000).ok().flatten();
             builder.listen("a second error", move |event| {
@@ -99,6 +124,7 @@ scenario! {
     proves: "errors in other pages, found while one is being mended, are mended after it without anybody touching them",
     needs: Needs::NOTHING.huge_2m(8),
     run: |t| {
+        inject::available()?;
         let bad: Vec<usize> = (0..8).map(|page| page * MIB_2 + (page + 1) * KIB_4).collect();
         let offsets = bad.clone();
         let guest = Guest::with(Kind::Hugetlb2M, 8 * MIB_2, |base, builder| {
@@ -203,6 +229,28 @@ scenario! {
         crowd.finish(t, &bad);
         guest.lost_only(t, &bad);
         t.equal("pages mended", guest.pagemend.totals().mended, PAGES as u64);
+        Ok(())
+    },
+}
+
+scenario! {
+    name: "pagemend/unreliable-list",
+    proves: "a huge page of which the kernel does not know any more what is bad is reported lost whole, with the reason, and its neighbour is untouched",
+    needs: Needs::NOTHING.huge_2m(3 + raw_list::PAGES),
+    run: |t| {
+        let memory = Guest::filled(Kind::Hugetlb2M, 2 * MIB_2)?;
+        raw_list::give_up(memory.file().context("a file")?, memory.as_ptr() as usize)?;
+        let guest = Guest::on(memory, |_, builder| builder)?;
+        let touched = faults::load(guest.base() + 0x5128);
+        t.equal("a touch", touched.map_err(|fault| fault.code), Err(libc::BUS_MCEERR_AR));
+        let all: Vec<usize> = (0..MIB_2).step_by(KIB_4).collect();
+        guest.lost_only(t, &all);
+        t.equal("what was done", guest.actions(), vec![Action::Abandon]);
+        let reasons = guest.steps().into_iter().find_map(|step| match step {
+            Step::Done { reasons, .. } => Some(reasons),
+            _ => None,
+        });
+        t.equal("why", reasons, Some(vec![Reason::NothingSalvaged]));
         Ok(())
     },
 }
