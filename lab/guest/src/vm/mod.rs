@@ -24,6 +24,9 @@ use wish::Wish;
 /// What is left of a scenario's time for saying why a guest fell silent.
 const LAST_WORDS: Duration = Duration::from_secs(10);
 
+/// What a survey may take on a busy machine.
+const LAST_SURVEY: Duration = Duration::from_secs(40);
+
 /// What has become of a guest.
 #[derive(Debug)]
 pub(crate) enum Fate {
@@ -199,8 +202,11 @@ impl Vm {
         loop {
             match self.survey(t)? {
                 Fate::Lives(survey) if !outcome::spoken_of(&survey).is_superset(frames) => {
-                    if Instant::now() > self.deadline {
-                        bail!("the guest never hears of its errors: {survey:?}");
+                    if Instant::now() + LAST_SURVEY > self.deadline {
+                        bail!(
+                            "the guest never hears of its errors: {survey:?}; its last words: {}",
+                            self.last_words()
+                        );
                     }
                 }
                 fate => return Ok(fate),
@@ -260,14 +266,15 @@ impl Vm {
         )
     }
 
+    /// The ends of what the guest's kernel, the VMM and its events have to say.
     fn last_words(&self) -> String {
-        let text = self.console();
-        let lines: Vec<_> = text.lines().collect();
-        format!(
-            "{}; {}",
-            lines[lines.len().saturating_sub(12)..].join(" | "),
-            said(&self.directory)
-        )
+        let tail = |text: String| {
+            let lines: Vec<_> = text.lines().collect();
+            lines[lines.len().saturating_sub(12)..].join(" | ")
+        };
+        let events = fs::read_to_string(self.directory.join(wish::EVENTS)).unwrap_or_default();
+        let (console, events) = (tail(self.console()), tail(events));
+        format!("{console}; {}; its events: {events}", said(&self.directory))
     }
 
     fn console(&self) -> String {

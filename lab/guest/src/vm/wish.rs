@@ -8,11 +8,12 @@ use std::fs::File;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-/// Files of a guest, in its directory: its console, what its VMM says, the walker's line, and the VMM's API.
+/// Files of a guest, in its directory: its console, what its VMM says, the walker's line, and the VMM's API and events.
 pub(crate) const CONSOLE: &str = "console.log";
 pub(crate) const MESSAGES: &str = "vmm.log";
 pub(crate) const CHANNEL: &str = "channel";
 pub(crate) const API: &str = "api";
+pub(crate) const EVENTS: &str = "events.jsonl";
 
 /// The stock kernel, and the walker's file system.
 const KERNEL: &str = "/vm/kernel";
@@ -211,7 +212,7 @@ impl Wish {
         let words = format!(
             "run --kernel {kernel} --memory {memory}M --page-size {pages} \
              --vcpus {vcpus} --cpu {cpu} \
-             --console {directory}/{CONSOLE} --channel {directory}/{CHANNEL} --api {directory}/{API}"
+             --console {directory}/{CONSOLE} --channel {directory}/{CHANNEL} --api {directory}/{API} --events {directory}/{EVENTS}"
         );
         let mut command = Command::new("/vm/vmm");
         command.args(words.split(' '));
