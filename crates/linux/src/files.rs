@@ -80,6 +80,17 @@ impl Files {
     /// A piece of `len` bytes at a multiple of `len`, without memory in it yet. `len` is a power
     /// of two.
     pub(crate) fn extent(self: &Arc<Self>, kind: Kind, len: u64) -> io::Result<Extent> {
+        let source = self.set_aside(kind, len)?;
+        Ok(Extent {
+            files: Arc::clone(self),
+            source,
+            len,
+            kept: false,
+        })
+    }
+
+    /// A place in a file, of `len` bytes at a multiple of `len`, in which nobody else cuts memory.
+    pub(crate) fn set_aside(&self, kind: Kind, len: u64) -> io::Result<Source> {
         let mut inner = self.lock();
         let cut = match inner.cut.get(&kind) {
             Some(cut) => *cut,
@@ -96,15 +107,9 @@ impl Files {
         let next = offset + len;
         rustix::fs::ftruncate(inner.open[cut.file.0 as usize].as_fd(), next)?;
         inner.cut.insert(kind, Cut { next, ..cut });
-        drop(inner);
-        Ok(Extent {
-            files: Arc::clone(self),
-            source: Source {
-                file: cut.file,
-                offset,
-            },
-            len,
-            kept: false,
+        Ok(Source {
+            file: cut.file,
+            offset,
         })
     }
 

@@ -163,10 +163,12 @@ impl Stage {
 /// covers an aligned GiB is moved: mremap holds the file's mapping lock for writing and takes it
 /// again for reading to look for page tables to share (move_hugetlb_page_tables, huge_pmd_share).
 fn shroud(files: &Arc<Files>, uffd: &Uffd, len: u64) -> io::Result<View> {
-    let extent = files.extent(Kind::Hugetlb(PageSize::SIZE_2M), len)?;
+    // No extent: nothing is ever got there that could be given back, and giving back would take the
+    // marks out of the mapping (hugetlbfs_punch_hole).
+    let place = files.set_aside(Kind::Hugetlb(PageSize::SIZE_2M), len)?;
     let mapping = Mapping::reserve(len, PageSize::from_bytes(len).unwrap_or(PageSize::SIZE_2M))?;
-    let offset = extent.source().offset;
-    mapping.map_private(extent.fd(), FileView { at: 0, len, offset })?;
+    let offset = place.offset;
+    mapping.map_private(files.get(place.file), FileView { at: 0, len, offset })?;
     let view = View { at: 0, mapping };
     let whole = view.range((0, len));
     uffd.register(whole, false)?;
@@ -189,4 +191,28 @@ fn clip(run: (u64, u64), parts: &[(u64, u64)]) -> (u64, u64) {
     let start = run.0.max(part.0);
     let end = (run.0 + run.1).min(part.0 + part.1);
     (start, end - start)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::LookingGlass;
+
+    #[test]
+    fn every_touch_of_a_shroud_faults_even_where_the_pool_has_pages() {
+        let pool = crate::probe::Pool::of(PageSize::SIZE_2M);
+        let Some(pool) = pool.filter(|pool| pool.spare() > 0) else {
+            println!("skipped: there is no free huge page that a touch could get");
+            return;
+        };
+        println!("{} pages are free", pool.spare());
+        let files = Files::new().unwrap();
+        let uffd = Uffd::open().unwrap();
+        let shroud = shroud(&files, &uffd, 64 << 20).unwrap().mapping;
+        let glass = LookingGlass::new().unwrap();
+        let range = HvaRange::new(shroud.hva(), shroud.len()).unwrap();
+        for page in range.pages(PageSize::SIZE_2M) {
+            assert!(!glass.readable(page.start()), "{page}");
+        }
+    }
 }
