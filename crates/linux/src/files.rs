@@ -81,12 +81,7 @@ impl Files {
     /// of two.
     pub(crate) fn extent(self: &Arc<Self>, kind: Kind, len: u64) -> io::Result<Extent> {
         let source = self.set_aside(kind, len)?;
-        Ok(Extent {
-            files: Arc::clone(self),
-            source,
-            len,
-            kept: false,
-        })
+        Ok(Extent::at(self, source, len))
     }
 
     /// A place in a file, of `len` bytes at a multiple of `len`, in which nobody else cuts memory.
@@ -156,14 +151,21 @@ impl Extent {
         )?)
     }
 
-    /// What a swap has put into the guest before.
-    pub(crate) fn in_use(files: &Arc<Files>, source: Source, len: u64) -> Self {
+    /// A piece of a place that was set aside.
+    pub(crate) fn at(files: &Arc<Files>, source: Source, len: u64) -> Self {
         Self {
             files: Arc::clone(files),
             source,
             len,
-            kept: true,
+            kept: false,
         }
+    }
+
+    /// What a swap has put into the guest before.
+    pub(crate) fn in_use(files: &Arc<Files>, source: Source, len: u64) -> Self {
+        let mut extent = Self::at(files, source, len);
+        extent.kept = true;
+        extent
     }
 
     /// Gives back the memory of `len` bytes at `at`.
