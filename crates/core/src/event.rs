@@ -67,6 +67,38 @@ pub enum Step {
         /// What could not be read.
         lost: Vec<GpaRange>,
     },
+    /// The page is mended on demand: every touch faults, and is answered when the part that was
+    /// touched is there.
+    Cover,
+    /// Part of a page that is mended on demand is the guest's memory again.
+    Fill {
+        /// Which part.
+        part: GpaRange,
+        /// Whether somebody waits for it; else it is filled in the background.
+        touched: bool,
+        /// Bytes read.
+        recovered_bytes: u64,
+        /// What could not be read, and is marked.
+        lost: Vec<GpaRange>,
+        /// What the part consists of now.
+        segments: Vec<Segment>,
+        /// Where pages are smaller than fit.
+        reasons: Vec<Reason>,
+        /// Bytes of the page that are still to come.
+        left_bytes: u64,
+    },
+    /// All of a page that is mended on demand has been filled, or told lost.
+    Complete {
+        /// Bytes read.
+        recovered_bytes: u64,
+        /// From the first fault's arrival, in nanoseconds.
+        total_ns: u64,
+    },
+    /// The mender ends before a page is complete: what is missing goes on faulting.
+    Cancel {
+        /// Bytes of the page that are missing.
+        left_bytes: u64,
+    },
     /// The lost frames are marked: in it, or where the kernel left failed memory mapped.
     Poison {
         /// Bytes marked.
@@ -79,8 +111,9 @@ pub enum Step {
         /// Where pages are smaller than fit.
         reasons: Vec<Reason>,
     },
-    /// A step failed; the page is as it was, and will be abandoned, or recorded unmarked. At a
-    /// reset, what was lost of it is lost still.
+    /// A step failed; the page is as it was, and will be abandoned, or recorded unmarked. Of a page
+    /// that is mended on demand only the part is, to which the next record belongs. At a reset, what
+    /// was lost of the page is lost still.
     Fail {
         /// Which step and what the host said.
         reason: Reason,

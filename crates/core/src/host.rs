@@ -61,6 +61,9 @@ pub struct Swapped {
 /// The machine below the mender: Linux, or a model of it.
 ///
 /// A page goes through `claim`, `stage`, `salvage`, `poison`, `swap` and `release` in this order.
+/// A page that is mended on demand is put under a `cover` after `claim`. Then parts of it go from
+/// `stage` to `swap`, in any order, one at a time; the page is released when there is none left.
+///
 /// Until `swap` succeeds nothing that the guest can see may change: the old mapping stays, and
 /// every touch of it goes on faulting. At a reset, when the guest stands still, what is swapped may
 /// be memory that can be touched; there nothing is marked, and after `swap` comes `retire`.
@@ -86,7 +89,12 @@ pub trait Host {
     /// Lets them go on.
     fn release(&mut self, page: GpaRange);
 
-    /// Gets new, zeroed memory for a page with the settings of the old.
+    /// Puts in a page's place, for all threads at once, what faults at every touch as the poisoned
+    /// page does, and in which parts of the page can be replaced one by one. On failure the old
+    /// mapping is there as it was.
+    fn cover(&mut self, target: &Target) -> Result<(), Self::Error>;
+
+    /// Gets new, zeroed memory for a page, or for part of one that is covered, with the settings of the old.
     fn stage(&mut self, target: &Target) -> Result<Self::Stage, Self::Error>;
 
     /// Reads up to `len` bytes at `offset` of the page as it is now into the same place of the

@@ -6,10 +6,14 @@
 //! before it changes nothing.
 //!
 //! The mender handles one fault at a time, which is what makes a huge page be mended once: a
-//! fault that arrives for the same page meanwhile finds it in order when its turn comes.
+//! fault that arrives for the same page meanwhile finds it in order when its turn comes. A page that
+//! is mended on demand comes back in parts, each of which goes this way by itself (`stream`).
 
 mod replace;
 mod reset;
+mod stream;
+
+use std::collections::VecDeque;
 
 use crate::address::{Gpa, GpaRange, PageSize};
 use crate::event::{Event, SCHEMA, Step, Totals};
@@ -18,10 +22,12 @@ use crate::host::{Host, Target};
 use crate::ledger::{Cause, Ledger, RecipientId};
 use crate::map::{MapError, MemoryMap, Region};
 use crate::plan::{Action, Case, Plan, Reason, plan};
-use crate::policy::Policy;
+use crate::policy::{Filling, Policy};
 use crate::time::Timestamp;
 
 pub use reset::Reset;
+pub use stream::Progress;
+use stream::Stream;
 
 /// Handles faults on a host, and owns the map and the ledger of one guest.
 #[derive(Debug)]
@@ -31,9 +37,12 @@ pub struct Mender<H> {
     ledger: Ledger,
     recipients: Vec<RecipientId>,
     totals: Totals,
+    /// Pages that are mended on demand, in the order of their turns.
+    streams: VecDeque<Stream>,
 }
 
 /// What the events of one page's way have in common.
+#[derive(Debug)]
 struct Trail {
     /// Which fault; 0 at a reset.
     fault: u64,
@@ -49,6 +58,9 @@ struct Job {
     gpa: Gpa,
     target: Target,
     policy: Policy,
+    filling: Filling,
+    /// Why less was done than was wanted.
+    reasons: Vec<Reason>,
     /// Whether the memory can still be touched, although it failed.
     exposed: bool,
     /// When the fault arrived.
@@ -62,6 +74,11 @@ impl Job {
 
     fn frame(&self) -> GpaRange {
         GpaRange::page(self.gpa, PageSize::SIZE_4K)
+    }
+
+    /// What was met, and how.
+    fn met(&self) -> Option<(Gpa, Cause)> {
+        Some((self.gpa, self.cause))
     }
 }
 
@@ -80,6 +97,7 @@ impl<H: Host> Mender<H> {
             ledger,
             recipients,
             totals: Totals::default(),
+            streams: VecDeque::new(),
         }
     }
 
@@ -147,6 +165,8 @@ impl<H: Host> Mender<H> {
                 largest: unit,
             },
             policy: region.policy,
+            filling: region.filling,
+            reasons: vec![],
             exposed: false,
             arrived,
         };
@@ -155,7 +175,10 @@ impl<H: Host> Mender<H> {
 
         if self.ledger.contains(gpa) {
             self.totals.repeated += 1;
-            return self.answer(&mut job, None, vec![]);
+            return self.answer(&mut job, None);
+        }
+        if self.fill_touched(&job) {
+            return self.answer(&mut job, None);
         }
         // A page that the kernel keeps mapped must not be looked at: the look would consume the
         // error once more. But such a kernel calls a memory failure by its name.
@@ -169,7 +192,7 @@ impl<H: Host> Mender<H> {
                 }
                 Condition::Readable => {
                     self.totals.stale += 1;
-                    return self.answer(&mut job, None, vec![]);
+                    return self.answer(&mut job, None);
                 }
                 Condition::Foreign => {
                     self.totals.foreign += 1;
@@ -183,22 +206,22 @@ impl<H: Host> Mender<H> {
     }
 
     fn carry_out(&mut self, job: &mut Job, plan: Plan) -> Verdict {
-        let Plan {
-            action,
-            mut reasons,
-        } = plan;
+        let Plan { action, reasons } = plan;
+        job.reasons = reasons.clone();
         let planned = Step::Plan {
             policy: job.policy,
             action,
-            reasons: reasons.clone(),
+            reasons,
         };
         self.publish(&mut job.trail, planned);
         let done = match action {
             Action::Record | Action::Keep => {
                 if let Err(reason) = self.isolate(job) {
-                    reasons.push(self.fail(&mut job.trail, reason));
+                    let reason = self.fail(&mut job.trail, reason);
+                    job.reasons.push(reason);
                 }
-                self.record(job, &[job.frame()]);
+                let frame = job.frame();
+                self.record_met(job, &[frame]);
                 self.totals.recorded += 1;
                 action
             }
@@ -206,12 +229,13 @@ impl<H: Host> Mender<H> {
             Action::Mend | Action::Discard => match self.replace(job, action) {
                 Ok(()) => action,
                 Err(reason) => {
-                    reasons.push(self.fail(&mut job.trail, reason));
+                    let reason = self.fail(&mut job.trail, reason);
+                    job.reasons.push(reason);
                     self.abandon(job)
                 }
             },
         };
-        self.answer(job, Some(done), reasons)
+        self.answer(job, Some(done))
     }
 
     fn fail(&mut self, trail: &mut Trail, reason: Reason) -> Reason {
@@ -236,13 +260,20 @@ impl<H: Host> Mender<H> {
 
     /// The whole page is lost and stays poisoned: what every way that fails comes down to.
     fn abandon(&mut self, job: &mut Job) -> Action {
-        self.record(job, &[job.page()]);
+        let page = job.page();
+        self.record_met(job, &[page]);
         self.totals.abandoned += 1;
         Action::Abandon
     }
 
+    /// Records what was lost with what a fault has met.
+    fn record_met(&mut self, job: &mut Job, lost: &[GpaRange]) {
+        let met = job.met();
+        self.record(&mut job.trail, lost, met);
+    }
+
     /// Puts into the ledger what of `lost` is not there yet, and tells everyone who listens.
-    fn record(&mut self, job: &mut Job, lost: &[GpaRange]) {
+    fn record(&mut self, trail: &mut Trail, lost: &[GpaRange], met: Option<(Gpa, Cause)>) {
         let added: Vec<GpaRange> = lost
             .iter()
             .flat_map(|range| self.ledger.gaps_in(range))
@@ -252,9 +283,9 @@ impl<H: Host> Mender<H> {
         }
         let time = self.host.now();
         for range in &added {
-            // Somebody touched the one frame; of the others nobody knew.
-            if range.contains(job.gpa) {
-                self.ledger.insert(job.gpa, job.cause, time);
+            // Somebody met the one frame; of the others nobody knew.
+            if let Some((gpa, cause)) = met.filter(|(gpa, _)| range.contains(*gpa)) {
+                self.ledger.insert(gpa, cause, time);
             }
             self.ledger
                 .insert_range(*range, Cause::ActionOptional, time);
@@ -264,7 +295,7 @@ impl<H: Host> Mender<H> {
             lost: added,
             lost_bytes,
         };
-        self.publish(&mut job.trail, step);
+        self.publish(trail, step);
         self.told();
     }
 
@@ -276,7 +307,7 @@ impl<H: Host> Mender<H> {
         }
     }
 
-    fn answer(&mut self, job: &mut Job, action: Option<Action>, reasons: Vec<Reason>) -> Verdict {
+    fn answer(&mut self, job: &mut Job, action: Option<Action>) -> Verdict {
         let verdict = match self.ledger.contains(job.gpa) {
             true => Verdict::Lost {
                 gpa: job.gpa.frame(),
@@ -287,7 +318,7 @@ impl<H: Host> Mender<H> {
         let done = Step::Done {
             action,
             verdict,
-            reasons,
+            reasons: std::mem::take(&mut job.reasons),
             total_ns,
         };
         self.publish(&mut job.trail, done);

@@ -60,6 +60,18 @@ impl FromStr for Policy {
 #[error("no policy is called '{0}': there are mend, keep, discard and abandon")]
 pub struct UnknownPolicy(String);
 
+/// When the bytes of a mended page come back. Set per region.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Filling {
+    /// What somebody touches first, the rest in the background, 2 MiB and more at a time; nobody
+    /// waits for more than what he has touched. Of pages up to 2 MiB that is the whole page.
+    #[default]
+    OnDemand,
+    /// All at once, for which everyone who touches the page waits: less work in all.
+    Eager,
+}
+
 /// Anyone besides the vCPUs who maps a region's memory: a vhost-user back end, a VFIO device, an
 /// ivshmem peer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

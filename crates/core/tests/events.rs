@@ -78,6 +78,23 @@ fn steps() -> Vec<Step> {
             total_ns: 310_000,
         },
         Step::Fail { reason: failed },
+        Step::Cover,
+        Step::Fill {
+            part: range(0x4000_0000, 2 << 20),
+            touched: true,
+            recovered_bytes: (2 << 20) - 4096,
+            lost: vec![range(0x4000_3000, 4096)],
+            segments: vec![segment],
+            reasons: vec![],
+            left_bytes: 0,
+        },
+        Step::Complete {
+            recovered_bytes: (2 << 20) - 4096,
+            total_ns: 950_000,
+        },
+        Step::Cancel {
+            left_bytes: 2 << 20,
+        },
         Step::Renew {
             zeroed: vec![range(0x4000_3000, 4096)],
             segments: vec![Segment {

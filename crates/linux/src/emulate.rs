@@ -38,9 +38,14 @@ impl Emulation {
             self.faulting.insert(page.start(), page.len());
             self.past.insert(page);
         }
+        self.unreadable(frame);
+        Ok(())
+    }
+
+    /// Makes a frame unreadable in its file.
+    pub(crate) fn unreadable(&mut self, frame: Option<Source>) {
         self.unreadable
             .extend(frame.map(|source| (source.file, source.offset)));
-        Ok(())
     }
 
     /// Whether the page at `hva` was made to fail.

@@ -80,6 +80,12 @@ impl Files {
     /// A piece of `len` bytes at a multiple of `len`, without memory in it yet. `len` is a power
     /// of two.
     pub(crate) fn extent(self: &Arc<Self>, kind: Kind, len: u64) -> io::Result<Extent> {
+        let source = self.set_aside(kind, len)?;
+        Ok(Extent::at(self, source, len))
+    }
+
+    /// A place in a file, of `len` bytes at a multiple of `len`, in which nobody else cuts memory.
+    pub(crate) fn set_aside(&self, kind: Kind, len: u64) -> io::Result<Source> {
         let mut inner = self.lock();
         let cut = match inner.cut.get(&kind) {
             Some(cut) => *cut,
@@ -96,15 +102,9 @@ impl Files {
         let next = offset + len;
         rustix::fs::ftruncate(inner.open[cut.file.0 as usize].as_fd(), next)?;
         inner.cut.insert(kind, Cut { next, ..cut });
-        drop(inner);
-        Ok(Extent {
-            files: Arc::clone(self),
-            source: Source {
-                file: cut.file,
-                offset,
-            },
-            len,
-            kept: false,
+        Ok(Source {
+            file: cut.file,
+            offset,
         })
     }
 
@@ -151,14 +151,21 @@ impl Extent {
         )?)
     }
 
-    /// What a swap has put into the guest before.
-    pub(crate) fn in_use(files: &Arc<Files>, source: Source, len: u64) -> Self {
+    /// A piece of a place that was set aside.
+    pub(crate) fn at(files: &Arc<Files>, source: Source, len: u64) -> Self {
         Self {
             files: Arc::clone(files),
             source,
             len,
-            kept: true,
+            kept: false,
         }
+    }
+
+    /// What a swap has put into the guest before.
+    pub(crate) fn in_use(files: &Arc<Files>, source: Source, len: u64) -> Self {
+        let mut extent = Self::at(files, source, len);
+        extent.kept = true;
+        extent
     }
 
     /// Gives back the memory of `len` bytes at `at`.

@@ -20,7 +20,7 @@ use crate::intake::notice;
 use crate::lease::{LeaseHeld, Leases};
 use crate::mapping::Mapping;
 use crate::settings::{NumaPolicy, Settings};
-use crate::stage::Stage;
+use crate::stage::{Plot, Stage};
 use crate::uffd::Uffd;
 
 /// Why a step failed on Linux. Events carry its text.
@@ -86,6 +86,8 @@ pub(crate) struct LinuxHost {
     pub(crate) hooks: Option<PauseHooks>,
     pub(crate) listeners: Vec<Listener>,
     pub(crate) looking_glass: LookingGlass,
+    /// Of the pages that are covered.
+    pub(crate) plots: Vec<Plot>,
     /// Where a page is read to before it is written to new memory. Got at the first mend that
     /// needs it.
     pub(crate) bounce: Option<Mapping>,
@@ -122,7 +124,7 @@ impl LinuxHost {
     }
 
     /// Where the memory of a page should come from: as its mapping says, else as its neighbours.
-    fn numa_policy(&self, target: &Target) -> Option<NumaPolicy> {
+    pub(crate) fn numa_policy(&self, target: &Target) -> Option<NumaPolicy> {
         let page = HvaRange::new(target.hva, target.page.len())?;
         let region = self
             .regions
@@ -148,6 +150,12 @@ impl LinuxHost {
         let uffd = self.uffd.as_ref().ok_or(io::ErrorKind::Unsupported)?;
         let unit = segment.backing.unit_of_loss(segment.page_size);
         let frame = segment.source_of(gpa.frame());
+        let page = GpaRange::page(gpa, unit);
+        if self.plots.iter().any(|plot| page.covers(&plot.page())) {
+            // What is still missing of a covered page faults already.
+            self.emulation.unreadable(frame);
+            return Ok(());
+        }
         self.emulation.fail(
             uffd,
             HvaRange::page(hva, unit),
@@ -210,13 +218,22 @@ impl Host for LinuxHost {
         if let Some(hooks) = &mut self.hooks {
             notice::unblocked(|| (hooks.resume)(page));
         }
+        self.forget_plot(&page);
         self.leases.open(page);
+    }
+
+    fn cover(&mut self, target: &Target) -> Result<(), HostError> {
+        self.cover_page(target).map_err(call("covering the page"))
     }
 
     fn stage(&mut self, target: &Target) -> Result<Stage, HostError> {
         let settings = self.settings_at(target.hva);
-        let policy = self.numa_policy(target);
-        Stage::new(&self.files, target.clone(), settings, policy)
+        let plot = self.plot_of(&target.page);
+        let policy = match plot {
+            Some(plot) => plot.policy,
+            None => self.numa_policy(target),
+        };
+        Stage::new(&self.files, target.clone(), settings, policy, plot)
             .map_err(call("getting new memory"))
     }
 

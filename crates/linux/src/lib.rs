@@ -3,7 +3,8 @@
 //! The private modules in the order in which a fault passes them: `intake` receives it, `runtime`
 //! takes it to the mender, and `host` does what the mender says: `lease` waits for I/O in flight,
 //! `stage` makes new memory from `files`, with `settings` as the old had, `salvage` fills it, `uffd`
-//! marks it, `mapping` moves it into place, `restore` undoes that, `renew` does without. `region` and `smaps` find out what a VMM's memory is,
+//! marks it, `mapping` moves it into place, `restore` undoes that, `renew` does without,
+//! `cover` stands where a page comes back in parts. `region` and `smaps` find out what a VMM's memory is,
 //! `memory` makes some for those who have none, `emulate` makes it fail,
 //! `split` does what others have proposed.
 //!
@@ -11,6 +12,7 @@
 
 pub mod abi;
 mod capabilities;
+mod cover;
 mod emulate;
 mod files;
 mod futex;

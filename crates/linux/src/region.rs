@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use pagemend_core::address::{Gpa, GpaRange, Hva, HvaRange, PageSize};
 use pagemend_core::map::{Backing, Region, Source};
-use pagemend_core::policy::{Consumer, Policy};
+use pagemend_core::policy::{Consumer, Filling, Policy};
 
 use crate::files::Files;
 use crate::host::RegionFacts;
@@ -28,6 +28,7 @@ pub struct RegionConfig {
     len: u64,
     file: Option<(OwnedFd, u64)>,
     policy: Policy,
+    filling: Filling,
     consumers: Vec<Consumer>,
     /// Memory that must stay mapped for as long as it is looked after.
     pub(crate) memory: Option<Arc<GuestMemory>>,
@@ -49,6 +50,7 @@ impl RegionConfig {
             len,
             file: None,
             policy: Policy::default(),
+            filling: Filling::default(),
             consumers: vec![],
             memory: None,
         }
@@ -81,6 +83,14 @@ impl RegionConfig {
     /// What is wanted for its poisoned pages. [`Policy::Mend`] unless said.
     pub fn policy(self, policy: Policy) -> Self {
         Self { policy, ..self }
+    }
+
+    /// When the bytes of a mended page come back. [`Filling::OnDemand`] unless said: pages above 2 MiB
+    /// are filled where they are touched first. Before all of such a page is there, whoever touches
+    /// it otherwise than by a load or store of a thread or a vCPU gets the error that poisoned memory
+    /// gives: the kernel on behalf of a system call, without a [lease](crate::Pagemend::lease).
+    pub fn filling(self, filling: Filling) -> Self {
+        Self { filling, ..self }
     }
 
     /// Someone else who maps it, and whether the VMM makes that one follow a swap: by pausing it
@@ -218,6 +228,7 @@ pub(crate) fn inspect(
         backing,
         source,
         policy: config.policy,
+        filling: config.filling,
         consumers: config.consumers,
     };
     Ok((region, facts))

@@ -14,6 +14,12 @@ use crate::stage::Stage;
 
 impl LinuxHost {
     pub(crate) fn restore(&mut self, target: &Target) {
+        if self.plot_of(&target.page).is_some() {
+            if let Err(error) = self.put_shroud_over(target) {
+                tracing::error!(%error, page = %target.page, "memory without a cover: touching it is SIGSEGV");
+            }
+            return;
+        }
         let range = HvaRange::new(target.hva, target.page.len()).expect("it is guest memory");
         let settings = self.settings_at(target.hva);
         let failed = self.emulation.faults_at(target.hva);

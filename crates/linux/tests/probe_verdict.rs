@@ -179,7 +179,7 @@ fn the_way_to_faults_inside_the_kernel_is_named() {
     assert_eq!(host.kernel_faults(), None);
     assert_eq!(
         finding(&host, "userfaultfd.kernel_faults").level,
-        Level::Limits
+        Level::Note
     );
     assert!(Verdict::of(&host).can_mend, "marks work all the same");
 }

@@ -64,6 +64,9 @@
 //! | a back end in another process, a VFIO device | is registered as a [consumer](RegionConfig::consumer) |
 //! | any other thread | waits in the signal handler and reads again; at a lost frame it gets the signal that it would have got without pagemend |
 //!
+//! Who waits for a page above 2 MiB waits for the 2 MiB that he touched: the rest comes back in the
+//! background ([`Filling`]). Leases wait until all of it is back.
+//!
 //! A frame that is lost stays lost for this process alone: the marks are in its page tables. They
 //! do not pass to a child of fork(2), so the child does not inherit the frame: touching it there is
 //! a SIGSEGV.
@@ -92,9 +95,9 @@ pub use pagemend_core::event::{Event, Step, Totals};
 pub use pagemend_core::fault::Verdict;
 pub use pagemend_core::ledger::{Cause, Entry, Generation, Ledger, Loss};
 pub use pagemend_core::map::{Backing, FileId, Location, MemoryMap, Region, Segment, Source};
-pub use pagemend_core::mender::Reset;
+pub use pagemend_core::mender::{Progress, Reset};
 pub use pagemend_core::plan::{Action, Capabilities, Reason};
-pub use pagemend_core::policy::{Consumer, Policy, UnknownPolicy};
+pub use pagemend_core::policy::{Consumer, Filling, Policy, UnknownPolicy};
 pub use pagemend_core::time::Timestamp;
 #[cfg(feature = "guest")]
 pub use pagemend_guest as guest;

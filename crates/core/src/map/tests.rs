@@ -18,6 +18,7 @@ fn region(name: &str, gpa: u64, hva: u64, len: u64) -> Region {
             offset: 0,
         }),
         policy: Policy::Mend,
+        filling: Filling::default(),
         consumers: vec![],
     }
 }

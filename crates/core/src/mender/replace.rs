@@ -1,27 +1,46 @@
 //! Swapping: a page's bytes into new memory, and that into the page's place.
 
+use super::stream::STRETCH;
 use super::{Job, Mender, failed};
 use crate::address::{FRAME_SIZE, GpaRange};
 use crate::event::Step;
 use crate::host::{Host, Salvaged, Swapped};
 use crate::plan::{Action, Reason};
+use crate::policy::Filling;
 
-/// What came of an attempt to mend.
-struct Salvage {
-    recovered_bytes: u64,
-    lost: Vec<GpaRange>,
+/// What was read of a page, and what could not be.
+pub(super) struct Salvage {
+    pub(super) recovered_bytes: u64,
+    pub(super) lost: Vec<GpaRange>,
 }
 
 impl<H: Host> Mender<H> {
     /// Puts new memory in the page's place, between a claim and its release.
     pub(super) fn replace(&mut self, job: &mut Job, action: Action) -> Result<(), Reason> {
-        let claimed = self.host.claim(job.page());
-        self.passed(&mut job.trail, claimed, "claim", |()| Step::Claim)?;
+        let page = job.page();
+        // It may be in a page that is being mended on demand, and is claimed with that.
+        let claimed_already = self.is_streaming(page);
+        if !claimed_already {
+            let claimed = self.host.claim(page);
+            self.passed(&mut job.trail, claimed, "claim", |()| Step::Claim)?;
+        }
         let replaced = match action {
+            Action::Mend if job.filling == Filling::OnDemand && page.len() > STRETCH.bytes() => {
+                match self.start_stream(job) {
+                    // It is released when it is complete.
+                    Ok(()) => return Ok(()),
+                    Err(reason) => {
+                        job.reasons.push(reason);
+                        self.mend(job)
+                    }
+                }
+            }
             Action::Mend => self.mend(job),
             _ => self.discard(job),
         };
-        self.host.release(job.page());
+        if !claimed_already {
+            self.host.release(page);
+        }
         replaced
     }
 
@@ -35,7 +54,12 @@ impl<H: Host> Mender<H> {
         let Salvage {
             recovered_bytes,
             lost,
-        } = self.salvage(job, &mut stage)?;
+        } = self.salvage(&mut stage, job.page())?;
+        let salvaged = Step::Salvage {
+            recovered_bytes,
+            lost: lost.clone(),
+        };
+        self.publish(&mut job.trail, salvaged);
         if recovered_bytes == 0 {
             return Err(Reason::NothingSalvaged);
         }
@@ -46,7 +70,7 @@ impl<H: Host> Mender<H> {
         })?;
 
         self.swap(job, stage)?;
-        self.record(job, &lost);
+        self.record_met(job, &lost);
         self.totals.mended += 1;
         self.totals.recovered_bytes += recovered_bytes;
         Ok(())
@@ -56,29 +80,28 @@ impl<H: Host> Mender<H> {
     fn discard(&mut self, job: &mut Job) -> Result<(), Reason> {
         let staged = self.host.stage(&job.target);
         let stage = self.passed(&mut job.trail, staged, "stage", |_| Step::Stage)?;
-        self.record(job, &[job.page()]);
+        let page = job.page();
+        self.record_met(job, &[page]);
         self.swap(job, stage)?;
         self.totals.discarded += 1;
         Ok(())
     }
 
-    /// Reads all that can be read, in as few reads as the errors allow: on a poisoned page each
-    /// read costs a scan of all the rest of it, however little is asked for (`hugetlbfs_read_iter`).
-    fn salvage(&mut self, job: &mut Job, stage: &mut H::Stage) -> Result<Salvage, Reason> {
-        let page = job.page();
+    /// Reads all of `page` that can be read, in as few reads as the errors allow: on a poisoned page
+    /// each read costs a scan of all the rest of it, however little is asked for
+    /// (`hugetlbfs_read_iter`).
+    pub(super) fn salvage(
+        &mut self,
+        stage: &mut H::Stage,
+        page: GpaRange,
+    ) -> Result<Salvage, Reason> {
         let mut lost = self.read(stage, page, page)?;
         // What has been told lost stays lost, even where it could be read.
         lost.extend(self.ledger.runs_in(&page));
         let lost = joined(lost);
         let lost_bytes: u64 = lost.iter().map(GpaRange::len).sum();
-        let recovered_bytes = page.len() - lost_bytes;
-        let step = Step::Salvage {
-            recovered_bytes,
-            lost: lost.clone(),
-        };
-        self.publish(&mut job.trail, step);
         Ok(Salvage {
-            recovered_bytes,
+            recovered_bytes: page.len() - lost_bytes,
             lost,
         })
     }

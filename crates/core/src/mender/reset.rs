@@ -43,8 +43,9 @@ impl<H: Host> Mender<H> {
     /// their region was configured with where the host has such, the ledger is cleared.
     ///
     /// Nobody may use the guest's memory meanwhile: vCPUs are stopped, devices have finished. Memory
-    /// keeps its addresses.
+    /// keeps its addresses. Pages that are being mended on demand are completed first.
     pub fn reset(&mut self) -> Reset {
+        while self.step() {}
         let mut all = Trail {
             fault: 0,
             page: self.span(),

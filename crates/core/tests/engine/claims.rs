@@ -112,7 +112,7 @@ fn a_kept_page_loses_only_its_frame_and_is_not_swapped() {
 fn a_gibibyte_page_becomes_2_mib_stretches_and_one_of_4_kib() {
     let gib = Ram {
         pages: 1,
-        ..Ram::hugetlb(PageSize::SIZE_1G)
+        ..Ram::eager(PageSize::SIZE_1G)
     };
     let mut vm = Vm::new(&[gib]);
     vm.model_mut().pool.insert(PageSize::SIZE_2M, 512);
@@ -139,7 +139,7 @@ fn an_exhausted_pool_gives_smaller_pages_and_says_how_many() {
     let size = PageSize::from_bytes(32 << 20).unwrap();
     let mib_2 = PageSize::SIZE_2M.bytes();
     for (thp, expected) in [(false, Some(6 * mib_2)), (true, None)] {
-        let mut vm = Vm::new(&[Ram::hugetlb(size)]);
+        let mut vm = Vm::new(&[Ram::eager(size)]);
         vm.model_mut().pool.insert(PageSize::SIZE_2M, 10);
         vm.model_mut().thp = thp;
         vm.strike(3);

@@ -76,7 +76,7 @@ fn assert_abandoned(vm: &Vm<ModelHost>, call: u64) {
 fn memory() -> impl Iterator<Item = Ram> {
     let ram = |backing, page_size| Ram {
         backing,
-        ..Ram::hugetlb(page_size)
+        ..Ram::eager(page_size)
     };
     let huge = [
         PageSize::SIZE_2M,
@@ -116,7 +116,7 @@ fn whatever_call_fails_the_page_is_old_or_finished_and_the_loss_is_told() {
 fn whatever_call_fails_a_gibibyte_page_is_old_or_finished() {
     let ram = Ram {
         pages: 1,
-        ..Ram::hugetlb(PageSize::SIZE_1G)
+        ..Ram::eager(PageSize::SIZE_1G)
     };
     // claim, stage, three reads around the error, poison, swap.
     assert_eq!(fail_each_call(&ram, false, &[1000]), 7);

@@ -8,6 +8,7 @@ mod bad_luck;
 mod claims;
 mod failures;
 mod model;
+mod on_demand;
 mod reset;
 mod sabotage;
 mod schedules;

@@ -133,7 +133,7 @@ fn a_gibibyte_page_is_one_again() {
     let gib = PageSize::SIZE_1G;
     let mut vm = Vm::new(&[Ram {
         pages: 1,
-        ..Ram::hugetlb(gib)
+        ..Ram::eager(gib)
     }]);
     vm.model_mut().pool.insert(PageSize::SIZE_2M, 512);
     vm.model_mut().pool.insert(gib, 1);
@@ -246,7 +246,7 @@ fn whatever_call_of_a_reset_fails_each_page_is_renewed_or_as_it_was() {
                 backing,
                 policy,
                 pages: if page_size.is_huge() { 2 } else { 64 },
-                ..Ram::hugetlb(page_size)
+                ..Ram::eager(page_size)
             };
             for call in 0.. {
                 let mut vm = damaged(&ram);

@@ -5,6 +5,7 @@ use pagemend_core::address::{FRAME_SIZE, Gpa, GpaRange, PageSize};
 use pagemend_core::event::{Event, Step};
 use pagemend_core::fault::{Condition, Fault};
 use pagemend_core::host::{Host, Salvaged, Swapped, Target};
+use pagemend_core::ledger::Cause;
 use pagemend_core::map::{Backing, Segment};
 use pagemend_core::plan::Capabilities;
 use pagemend_core::policy::{Consumer, Policy};
@@ -29,6 +30,8 @@ enum Trick {
     TellsTwice,
     HidesFailures,
     RenewsNothing,
+    CoversWithZeroes,
+    NeverUncovers,
     ForgetsBytesAtAReset,
 }
 
@@ -84,6 +87,17 @@ impl Host for Saboteur {
         }
     }
 
+    fn cover(&mut self, target: &Target) -> Result<(), ModelError> {
+        self.model.cover(target)?;
+        if self.trick == Trick::CoversWithZeroes {
+            for gpa in target.page.frames() {
+                let place = self.model.guest.cell(gpa).place;
+                self.model.physical.frame_mut(place).marked = false;
+            }
+        }
+        Ok(())
+    }
+
     fn stage(&mut self, target: &Target) -> Result<ModelStage, ModelError> {
         let stage = self.model.stage(target)?;
         if self.trick == Trick::SwapsBeforeFilling {
@@ -127,6 +141,12 @@ impl Host for Saboteur {
                 Err(ModelError::StageFailed)
             }
             Trick::HidesFailures => Err(ModelError::StageFailed),
+            Trick::NeverUncovers => {
+                let segments = (self.model.physical.object(stage.object)).segments(stage.page, 0);
+                drop(stage);
+                let reasons = vec![];
+                Ok(Swapped { segments, reasons })
+            }
             _ => self.model.swap(stage),
         }
     }
@@ -294,6 +314,37 @@ fn a_failure_that_nobody_hears_of_is_caught() {
         caught
             .iter()
             .any(|one| matches!(one, Violation::FailureHidden { .. }))
+    );
+}
+
+/// What the checker says of a page of two stretches that is mended on demand.
+fn caught_on_demand(trick: Trick) -> Vec<Violation> {
+    let ram = Ram::hugetlb(PageSize::from_bytes(4 << 20).expect("2^22"));
+    let mut vm = Vm::on(&[ram], |model| Saboteur { model, trick });
+    let struck = vm.gpa(700);
+    vm.model_mut().strike(struck);
+    vm.model_mut().report(struck, Cause::ActionOptional, None);
+    vm.settle();
+    vm.model().watch.violations.clone()
+}
+
+#[test]
+fn a_cover_that_reads_zero_is_caught_as_corruption() {
+    let caught = caught_on_demand(Trick::CoversWithZeroes);
+    assert!(matches!(
+        caught[0],
+        Violation::SilentCorruption { read: 0, .. }
+    ));
+}
+
+#[test]
+fn a_page_that_is_called_complete_and_still_faults_is_caught() {
+    let caught = caught_on_demand(Trick::NeverUncovers);
+    assert!(
+        caught
+            .iter()
+            .any(|one| matches!(one, Violation::HealthyByteLost { .. })),
+        "{caught:?}"
     );
 }
 

@@ -9,7 +9,7 @@ use oorandom::Rand32;
 use pagemend_core::address::PageSize;
 use pagemend_core::fault::Evidence;
 use pagemend_core::map::Backing;
-use pagemend_core::policy::{Consumer, Policy};
+use pagemend_core::policy::{Consumer, Filling, Policy};
 
 use crate::model::ModelHost;
 use crate::model::others::{Budget, chance};
@@ -24,13 +24,14 @@ fn pick<T: Copy>(random: &mut Rand32, choices: &[T]) -> T {
 }
 
 /// Mostly the 64 KiB hugetlb pages of arm64, because they make the same mistakes possible as
-/// larger ones at a thirty-second of the cost; 4 MiB pages become stretches of 2 MiB.
+/// larger ones at a thirty-second of the cost; 4 and 8 MiB pages become stretches of 2 MiB.
 fn page_size(random: &mut Rand32, backing: Backing) -> PageSize {
     let shift = match (backing, random.rand_range(0..200)) {
         (Backing::Shmem | Backing::Anonymous, 0..100) => 12,
         (_, 0..190) => 16,
-        (_, 190..194) => 21,
-        _ => 22,
+        (_, 190..193) => 21,
+        (_, 193..197) => 22,
+        _ => 23,
     };
     PageSize::from_bytes(1 << shift).expect("all are page sizes")
 }
@@ -62,6 +63,10 @@ fn ram(random: &mut Rand32) -> Ram {
     };
     Ram {
         backing,
+        filling: pick(
+            random,
+            &[Filling::OnDemand, Filling::OnDemand, Filling::Eager],
+        ),
         page_size,
         pages: match page_size.shift() {
             12 => 16,

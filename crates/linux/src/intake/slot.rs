@@ -99,7 +99,7 @@ pub(crate) fn close() {
     DOORBELL.store(-1, Ordering::Relaxed);
     // Whoever posts sees this, or is seen by what follows.
     fence(Ordering::SeqCst);
-    while let Some(taken) = take() {
+    while let Some(taken) = take().or_else(take_settler) {
         taken.answer(Verdict::NotOurs);
     }
 }
@@ -203,10 +203,15 @@ pub(crate) struct Taken {
     slot: &'static Slot,
 }
 
-/// The next fault, if there is one. Slots are in no order, so those who wait for the faults before
-/// theirs come when there is none left.
+/// The next fault, if there is one.
 pub(crate) fn take() -> Option<Taken> {
-    take_with(0).or_else(|| take_with(Flags::SETTLE))
+    take_with(0)
+}
+
+/// The next of those who wait until the faults before are handled. Slots are in no order: what came
+/// before may only be seen now.
+pub(crate) fn take_settler() -> Option<Taken> {
+    take_with(Flags::SETTLE)
 }
 
 fn take_with(settle: u32) -> Option<Taken> {
@@ -222,10 +227,10 @@ fn take_with(settle: u32) -> Option<Taken> {
 }
 
 impl Taken {
-    /// What it is about, or `None` where somebody only waits for those before it.
-    pub(crate) fn fault(&self) -> Option<Fault> {
+    /// What it is about; of one who waits for those before, nothing.
+    pub(crate) fn fault(&self) -> Fault {
         let flags = self.slot.flags.load(Ordering::Relaxed);
-        (flags & Flags::SETTLE == 0).then(|| Fault {
+        Fault {
             address: Hva::new(self.slot.address.load(Ordering::Relaxed)),
             cause: match flags & Flags::ACTION_REQUIRED {
                 0 => Cause::ActionOptional,
@@ -235,7 +240,7 @@ impl Taken {
                 0 => Evidence::AddressError,
                 _ => Evidence::MemoryFailure,
             },
-        })
+        }
     }
 
     pub(crate) fn answer(self, verdict: Verdict) {
@@ -288,7 +293,7 @@ mod tests {
                     None => std::thread::yield_now(),
                 }
             };
-            assert_eq!(taken.fault(), Some(fault));
+            assert_eq!(taken.fault(), fault);
             drop(taken);
             asks.join().unwrap()
         });

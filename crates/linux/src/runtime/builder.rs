@@ -209,6 +209,7 @@ impl Builder {
             hooks: self.hooks,
             listeners,
             looking_glass: LookingGlass::new().map_err(call("opening a pipe"))?,
+            plots: vec![],
             bounce: None,
         };
         let mut mender = Mender::new(host, names.iter().map(String::as_str));

@@ -17,7 +17,7 @@ use pagemend_core::event::Totals;
 use pagemend_core::fault::{Evidence, Fault, Verdict};
 use pagemend_core::ledger::{Cause, Ledger};
 use pagemend_core::map::{MemoryMap, Segment};
-use pagemend_core::mender::{Mender, Reset};
+use pagemend_core::mender::{Mender, Progress, Reset};
 use pagemend_core::plan::Capabilities;
 
 use crate::guard::GuestRegion;
@@ -207,7 +207,12 @@ impl Pagemend {
         })
     }
 
-    /// Waits until every fault that has arrived so far is handled.
+    /// Pages that are being mended on demand, and how far they have come.
+    pub fn progress(&self) -> Vec<Progress> {
+        self.shared.mender().progress().collect()
+    }
+
+    /// Waits until every fault that has arrived so far is handled, and every page complete.
     pub fn settle(&self) {
         self.shared.assert_elsewhere();
         slot::settle();

@@ -72,19 +72,51 @@ fn serve(shared: &Shared, notices: &Notices) {
         let _ = rustix::event::poll(&mut ready, None);
         // Read before the slots are looked at, so that a fault posted meanwhile rings again.
         let _ = rustix::io::read(shared.doorbell, &mut [0; 8]);
-        loop {
-            while let Some(fault) = notice(shared, notices) {
-                handle(shared, fault);
-            }
-            if let Some(taken) = slot::take() {
-                let verdict = taken.fault().map(|fault| handle(shared, fault));
-                taken.answer(verdict.unwrap_or(Verdict::Mended));
-                continue;
-            }
+        work(shared, notices);
+    }
+    engine(shared).cancel();
+}
+
+/// So many faults are handled in a row before something is filled in the background, so that it gets
+/// done whatever comes.
+const FAULTS_AT_A_TIME: u32 = 16;
+
+/// Does all that there is to do: faults first, then what is to be filled in the background, then those
+/// who wait for all of it, then everything else. When the mender ends, only who waits at a fault.
+fn work(shared: &Shared, notices: &Notices) {
+    let mut handled = 0;
+    let mut settling = vec![];
+    loop {
+        while let Some(fault) = notice(shared, notices) {
+            engine(shared).handle(fault);
+        }
+        let ending = shared.stop.load(Ordering::Acquire);
+        if (ending || handled < FAULTS_AT_A_TIME)
+            && let Some(taken) = slot::take()
+        {
+            let verdict = engine(shared).handle(taken.fault());
+            taken.answer(verdict);
+            handled += 1;
+            continue;
+        }
+        if ending {
+            return;
+        }
+        let more_faults = handled == FAULTS_AT_A_TIME;
+        handled = 0;
+        if engine(shared).step() || more_faults {
+            continue;
+        }
+        if let Some(taken) = slot::take_settler() {
+            settling.push(taken);
+        } else if !settling.is_empty() {
+            let all = settling.drain(..);
+            all.for_each(|taken| taken.answer(Verdict::Mended));
+        } else {
             let errand = shared.errands().as_mut().and_then(VecDeque::pop_front);
             match errand {
                 Some(errand) => errand(&mut engine(shared)),
-                None => break,
+                None => return,
             }
         }
     }
@@ -104,8 +136,4 @@ fn notice(shared: &Shared, notices: &Notices) -> Option<Fault> {
         }
         notices.next()
     })
-}
-
-fn handle(shared: &Shared, fault: Fault) -> Verdict {
-    engine(shared).handle(fault)
 }

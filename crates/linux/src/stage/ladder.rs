@@ -10,11 +10,11 @@ use pagemend_core::address::{HvaRange, PageSize};
 use pagemend_core::plan::Reason;
 
 use super::{Part, Stage};
-use crate::files::{Files, Kind};
+use crate::files::{Extent, Files, Kind};
 use crate::mapping::FileView;
 use crate::settings::NumaPolicy;
 
-const HALF_GIB: u64 = 512 << 20;
+pub(super) const HALF_GIB: u64 = 512 << 20;
 
 impl Stage {
     /// Gets memory for the whole page, rung by rung.
@@ -24,13 +24,16 @@ impl Stage {
         policy: Option<NumaPolicy>,
     ) -> io::Result<()> {
         let page = self.target.page.len();
+        let into = self
+            .plot
+            .map_or(0, |plot| plot.offset_of(self.target.page.start()));
         let mut size = self.target.largest;
         let mut at = 0;
         let mut empty_pools = String::new();
         while size.is_huge() && at < page {
             // Never a mapping of 2 MiB pages that covers a GiB: see `shroud`.
             let limit = match size {
-                PageSize::SIZE_2M => HALF_GIB,
+                PageSize::SIZE_2M => HALF_GIB - (into + at) % HALF_GIB,
                 _ => page,
             };
             let end = page.min(at + limit);
@@ -49,8 +52,7 @@ impl Stage {
             size = size.next_smaller();
         }
         if at < page {
-            let extent = files.extent(Kind::Shmem, page)?;
-            self.add(extent, (at, page - at), size, Kind::Shmem, policy)?;
+            self.add(files, (at, page - at), size, Kind::Shmem, policy)?;
         }
         self.note_smaller(self.target.largest, &empty_pools);
         Ok(())
@@ -65,15 +67,14 @@ impl Stage {
         (at, end): (u64, u64),
         policy: Option<NumaPolicy>,
     ) -> io::Result<u64> {
-        // As long as the page, so that no two extents of it go on in one another.
-        let extent = files.extent(Kind::Hugetlb(size), self.target.page.len())?;
         // The policy has to be there before the memory, so the view comes first.
-        self.add(extent, (at, end - at), size, Kind::Hugetlb(size), policy)?;
+        self.add(files, (at, end - at), size, Kind::Hugetlb(size), policy)?;
         let index = self.extents.len() - 1;
+        let offset = self.parts[self.parts.len() - 1].offset;
         let mut got = 0;
         let mut refused = None;
         while at + got < end {
-            match self.extents[index].allocate(at + got, size.bytes()) {
+            match self.extents[index].allocate(offset + got, size.bytes()) {
                 Ok(()) => got += size.bytes(),
                 Err(error) => {
                     refused = Some(error);
@@ -92,16 +93,17 @@ impl Stage {
         Ok(got)
     }
 
-    /// Adds a part, at the same place in its extent as in the page, and shows it in the view.
+    /// Adds a part, and shows it in the view.
     fn add(
         &mut self,
-        extent: crate::files::Extent,
+        files: &Arc<Files>,
         (at, len): (u64, u64),
         page_size: PageSize,
         kind: Kind,
         policy: Option<NumaPolicy>,
     ) -> io::Result<()> {
-        let offset = extent.source().offset + at;
+        let (extent, into) = self.extent(files, kind, (at, len))?;
+        let offset = extent.source().offset + into;
         self.fill.map(extent.fd(), FileView { at, len, offset })?;
         if let Some(policy) = policy {
             let start = self
@@ -119,9 +121,26 @@ impl Stage {
             page_size,
             kind,
             extent: self.extents.len() - 1,
-            offset: at,
+            offset: into,
         });
         Ok(())
+    }
+
+    /// An extent for a part, and where in it the part is.
+    fn extent(
+        &self,
+        files: &Arc<Files>,
+        kind: Kind,
+        (at, len): (u64, u64),
+    ) -> io::Result<(Extent, u64)> {
+        let Some(plot) = self.plot else {
+            // As long as the page, and the part at the same place as in that, so that no two extents
+            // of it go on in one another.
+            return Ok((files.extent(kind, self.target.page.len())?, at));
+        };
+        let offset = plot.offset_of(self.target.page.start()) + at;
+        let place = plot.place(kind, offset).ok_or(io::ErrorKind::Unsupported)?;
+        Ok((Extent::at(files, place, len), 0))
     }
 
     /// Notes what got smaller pages than fit, and why.

@@ -7,6 +7,7 @@
 //! nothing has to be undone when a step fails.
 
 mod ladder;
+mod plot;
 mod view;
 
 use std::io;
@@ -23,7 +24,9 @@ use crate::mapping::{Mapping, advise, set_apart};
 use crate::settings::{NumaPolicy, Settings};
 use crate::uffd::Uffd;
 
+pub(crate) use plot::Plot;
 use view::View;
+pub(crate) use view::shroud;
 
 /// A piece of the page with one page size and one file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,6 +47,8 @@ struct Part {
 pub(crate) struct Stage {
     target: Target,
     settings: Settings,
+    /// Where its memory comes from, where it is part of a covered page.
+    plot: Option<Plot>,
     /// How far the bounce buffer holds what was read for this stage; none where nothing is in it.
     pub(crate) bounced: Option<u64>,
     fill: Mapping,
@@ -58,14 +63,17 @@ pub(crate) struct Stage {
 }
 
 impl Stage {
-    /// Gets memory for `target`, in the largest pages that are to be had.
+    /// Gets memory for `target`, in the largest pages that are to be had. With a `plot`, it is part of
+    /// a covered page.
     pub(crate) fn new(
         files: &Arc<Files>,
         target: Target,
         settings: Settings,
         policy: Option<NumaPolicy>,
+        plot: Option<Plot>,
     ) -> io::Result<Self> {
         let mut stage = Self::empty(target, settings)?;
+        stage.plot = plot;
         stage.climb_down(files, policy)?;
         Ok(stage)
     }
@@ -97,11 +105,13 @@ impl Stage {
     }
 
     fn empty(target: Target, settings: Settings) -> io::Result<Self> {
-        let size = PageSize::from_bytes(target.page.len()).unwrap_or(PageSize::SIZE_4K);
+        // What is no page of its own is a run of 2 MiB stretches.
+        let size = PageSize::from_bytes(target.page.len()).unwrap_or(PageSize::SIZE_2M);
         Ok(Self {
             fill: Mapping::reserve(target.page.len(), size)?,
             target,
             settings,
+            plot: None,
             bounced: None,
             extents: vec![],
             parts: vec![],

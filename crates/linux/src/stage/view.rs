@@ -54,13 +54,22 @@ impl Stage {
                 .count();
             let last = self.parts[index + run - 1];
             let view = self.view_of(&first, last.at + last.len - first.at)?;
-            self.finish(&view, index..index + run, uffd, lost)?;
+            index = self.finish(&view, index..index + run, uffd, lost)?;
             self.views.push(view);
-            index += run;
+        }
+        if self.views.len() > 1 && self.plot.is_some() {
+            // Once the first is in place it can be written to, and is part of a run that may still fail.
+            return Err(io::Error::other("the part would be several mappings"));
         }
         if self.views.len() > 1 {
             let uffd = uffd.ok_or(io::ErrorKind::Unsupported)?;
-            self.views.insert(0, shroud(files, uffd, page)?);
+            self.views.insert(
+                0,
+                View {
+                    at: 0,
+                    mapping: shroud(files, uffd, page)?,
+                },
+            );
         }
         Ok(())
     }
@@ -80,14 +89,15 @@ impl Stage {
         })
     }
 
-    /// Settings, pages and marks of a view.
+    /// Settings, pages and marks of a view. Gives the first part behind it: its own may have become
+    /// more.
     fn finish(
         &mut self,
         view: &View,
         parts: Range<usize>,
         uffd: Option<&Uffd>,
         lost: Option<&[(u64, u64)]>,
-    ) -> io::Result<()> {
+    ) -> io::Result<usize> {
         let whole = view.range((view.at, view.mapping.len()));
         self.settings.apply(whole)?;
         let small: Vec<_> = self.parts[parts.clone()]
@@ -95,10 +105,14 @@ impl Stage {
             .filter(|part| !part.page_size.is_huge())
             .map(span)
             .collect();
-        for index in parts {
-            if self.parts[index].page_size.is_huge() {
-                self.map_huge(view, index)?;
-            }
+        let (mut index, mut behind) = (parts.start, parts.end);
+        while index < behind {
+            let became = match self.parts[index].page_size.is_huge() {
+                true => self.map_huge(view, index)?,
+                false => 1,
+            };
+            index += became;
+            behind += became - 1;
         }
         let marked: Vec<_> = lost
             .unwrap_or_default()
@@ -120,7 +134,7 @@ impl Stage {
             None => vec![],
         };
         if marked.is_empty() && filled.is_empty() {
-            return Ok(());
+            return Ok(behind);
         }
         let uffd = uffd.ok_or(io::ErrorKind::Unsupported)?;
         uffd.register(whole, true)?;
@@ -130,31 +144,58 @@ impl Stage {
         for run in filled {
             uffd.map_filled(view.range(run))?;
         }
-        uffd.unregister(whole)
+        uffd.unregister(whole)?;
+        Ok(behind)
     }
 
-    /// Maps a part with huge pages, or finds out that it has none.
-    fn map_huge(&mut self, view: &View, index: usize) -> io::Result<()> {
+    /// Maps a part with huge pages, or finds out what of it has none. Gives the number of parts that
+    /// it has become.
+    fn map_huge(&mut self, view: &View, index: usize) -> io::Result<usize> {
         let part = self.parts[index];
         let range = view.range(span(&part));
         // SAFETY: memory that nobody sees yet; populating keeps what is in its file.
-        let advise = |advice| unsafe { advise(range.start(), range.len(), advice) };
+        let advise =
+            |range: HvaRange, advice| unsafe { advise(range.start(), range.len(), advice) };
         if part.kind != Kind::Shmem {
-            return advise(libc::MADV_POPULATE_WRITE);
+            return advise(range, libc::MADV_POPULATE_WRITE).map(|()| 1);
         }
-        advise(libc::MADV_HUGEPAGE)?;
-        advise(libc::MADV_POPULATE_WRITE)?;
-        // Says yes at once where the page is huge already, and makes it so where it can.
-        if let Err(error) = advise(libc::MADV_COLLAPSE) {
-            self.parts[index].page_size = PageSize::SIZE_4K;
+        advise(range, libc::MADV_HUGEPAGE)?;
+        advise(range, libc::MADV_POPULATE_WRITE)?;
+        let (mut became, mut refused): (Vec<Part>, _) = (vec![], None);
+        let mut small = 0;
+        for page in range.pages(part.page_size) {
+            // Says yes at once where the page is huge already, and makes it so where it can.
+            let page_size = match advise(page, libc::MADV_COLLAPSE) {
+                Ok(()) => part.page_size,
+                Err(error) => {
+                    small += page.len();
+                    refused = Some(error);
+                    PageSize::SIZE_4K
+                }
+            };
+            let into = page.start().get() - range.start().get();
+            match became.last_mut() {
+                Some(last) if last.page_size == page_size => last.len += page.len(),
+                _ => became.push(Part {
+                    at: part.at + into,
+                    len: page.len(),
+                    page_size,
+                    offset: part.offset + into,
+                    ..part
+                }),
+            }
+        }
+        if let Some(error) = refused {
             self.reasons.push(Reason::SmallerPages {
                 wanted: part.page_size,
                 got: PageSize::SIZE_4K,
-                bytes: part.len,
+                bytes: small,
                 why: format!("no transparent huge page: {error}"),
             });
         }
-        Ok(())
+        let parts = became.len();
+        self.parts.splice(index..=index, became);
+        Ok(parts)
     }
 }
 
@@ -162,17 +203,25 @@ impl Stage {
 /// private, because Linux deadlocks with itself when a shared mapping of 2 MiB hugetlb pages that
 /// covers an aligned GiB is moved: mremap holds the file's mapping lock for writing and takes it
 /// again for reading to look for page tables to share (move_hugetlb_page_tables, huge_pmd_share).
-fn shroud(files: &Arc<Files>, uffd: &Uffd, len: u64) -> io::Result<View> {
-    let extent = files.extent(Kind::Hugetlb(PageSize::SIZE_2M), len)?;
+/// A child of a fork would not inherit the marks, and does not inherit the mapping.
+pub(crate) fn shroud(files: &Arc<Files>, uffd: &Uffd, len: u64) -> io::Result<Mapping> {
+    // No extent: nothing is ever got there that could be given back, and giving back would take the
+    // marks out of the mapping (hugetlbfs_punch_hole).
+    let place = files.set_aside(Kind::Hugetlb(PageSize::SIZE_2M), len)?;
     let mapping = Mapping::reserve(len, PageSize::from_bytes(len).unwrap_or(PageSize::SIZE_2M))?;
-    let offset = extent.source().offset;
-    mapping.map_private(extent.fd(), FileView { at: 0, len, offset })?;
-    let view = View { at: 0, mapping };
-    let whole = view.range((0, len));
+    let view = FileView {
+        at: 0,
+        len,
+        offset: place.offset,
+    };
+    mapping.map_private(files.get(place.file), view)?;
+    let whole = HvaRange::new(mapping.hva(), len).expect("it was mapped just now");
+    // SAFETY: the advice changes no byte.
+    unsafe { advise(whole.start(), len, libc::MADV_DONTFORK) }?;
     uffd.register(whole, false)?;
     uffd.poison(whole)?;
     uffd.unregister(whole)?;
-    Ok(view)
+    Ok(mapping)
 }
 
 fn span(part: &Part) -> (u64, u64) {
@@ -189,4 +238,28 @@ fn clip(run: (u64, u64), parts: &[(u64, u64)]) -> (u64, u64) {
     let start = run.0.max(part.0);
     let end = (run.0 + run.1).min(part.0 + part.1);
     (start, end - start)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::LookingGlass;
+
+    #[test]
+    fn every_touch_of_a_shroud_faults_even_where_the_pool_has_pages() {
+        let pool = crate::probe::Pool::of(PageSize::SIZE_2M);
+        let Some(pool) = pool.filter(|pool| pool.spare() > 0) else {
+            println!("skipped: there is no free huge page that a touch could get");
+            return;
+        };
+        println!("{} pages are free", pool.spare());
+        let files = Files::new().unwrap();
+        let uffd = Uffd::open().unwrap();
+        let shroud = shroud(&files, &uffd, 64 << 20).unwrap();
+        let glass = LookingGlass::new().unwrap();
+        let range = HvaRange::new(shroud.hva(), shroud.len()).unwrap();
+        for page in range.pages(PageSize::SIZE_2M) {
+            assert!(!glass.readable(page.start()), "{page}");
+        }
+    }
 }

@@ -57,8 +57,13 @@ fn what_the_kernel_cannot_do_is_an_error_that_says_what_to_do() {
     let guest = Guest::huge(4 * MIB);
     let corrupt = guest.pagemend.corrupt_pfn_errors();
     if let Err(error) = corrupt.inject(gpa(LOST), Cause::ActionOptional) {
-        assert!(matches!(error, InjectError::NoHwpoisonInject { .. }));
-        assert!(error.to_string().contains("hwpoison-inject"));
+        match error {
+            InjectError::NoMemoryFailure => {}
+            InjectError::NoHwpoisonInject { .. } => {
+                assert!(error.to_string().contains("hwpoison-inject"));
+            }
+            other => panic!("{other}"),
+        }
         guest.check_all_but(&[]);
     }
     if let Err(error) = (guest.pagemend.madvise_errors()).inject(gpa(LOST), Cause::ActionOptional) {

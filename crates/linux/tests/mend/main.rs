@@ -17,6 +17,7 @@ mod leases;
 mod lifecycle;
 mod lost;
 mod machine;
+mod on_demand;
 mod own_thread;
 mod policies;
 mod repeated;

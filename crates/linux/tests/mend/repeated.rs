@@ -26,6 +26,7 @@ fn a_second_error_in_mended_huge_pages_is_mended_again() {
     let guest = Guest::with_spare(MemoryKind::Hugetlb(PageSize::SIZE_1G), GIB, 512);
     guest.fail(0x3000);
     guest.load(0);
+    guest.pagemend.settle();
     guest.fail(600 * MIB);
     guest.check_all_but(&[0x3000, 600 * MIB]);
     let actions: Vec<_> = guest.outcomes().into_iter().map(|(done, _)| done).collect();

@@ -83,7 +83,8 @@ fn events_come_as_they_happen_and_end_with_the_machine() {
     };
     let happened: Vec<_> = events.iter().map(happened).collect();
     assert_eq!(happened[..4], ["PAUSE", "RESUME", "reset", "RESET"]);
-    assert_eq!(happened[4..8], ["fault", "plan", "record", "done"]);
+    let told = ["fault", "plan", "MEMORY_FAILURE", "record", "done"];
+    assert_eq!(happened[4..9], told);
     assert_eq!(happened.last().unwrap(), "SHUTDOWN");
 }
 

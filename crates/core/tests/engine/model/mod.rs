@@ -99,6 +99,8 @@ pub(crate) struct ModelHost {
     pub(crate) refuse: Option<u64>,
     pub(crate) calls: u64,
     pub(crate) paused: bool,
+    /// What is under each cover, by its object.
+    pub(crate) covers: BTreeMap<u32, Vec<Place>>,
     clock: Cell<u64>,
 }
 
@@ -125,7 +127,7 @@ impl ModelHost {
     }
 
     /// Takes back the huge pages of stages that were dropped.
-    fn reap(&mut self) {
+    pub(crate) fn reap(&mut self) {
         let (alive, dropped) = std::mem::take(&mut self.watch.staged)
             .into_iter()
             .partition(|one| one.alive.strong_count() > 0);
@@ -181,7 +183,7 @@ impl ModelHost {
     }
 
     fn needs_claim(&mut self, page: GpaRange) {
-        let claimed = self.watch.claimed == Some(page);
+        let claimed = self.watch.is_claimed(page);
         self.require(claimed, "a page is worked on that is not claimed");
     }
 
@@ -269,7 +271,9 @@ impl Host for ModelHost {
     }
 
     fn claim(&mut self, page: GpaRange) -> Result<(), ModelError> {
-        self.require(self.watch.claimed.is_none(), "two pages are claimed");
+        let claimed = |one: &GpaRange| one.overlaps(&page);
+        let twice = self.watch.claimed.iter().any(claimed);
+        self.require(!twice, "a page is claimed twice");
         let result = self.enter().and_then(|()| self.end_leases(page));
         if result.is_ok() {
             self.watch.claim(&self.guest, page);
@@ -282,9 +286,24 @@ impl Host for ModelHost {
         self.let_others_run();
         self.needs_claim(page);
         self.reap();
-        self.watch.release();
-        self.paused = self.watch.resetting;
+        self.watch.release(page);
+        let still = self.others.pausable && !self.watch.claimed.is_empty();
+        self.paused = still || self.watch.resetting;
         self.leave(());
+    }
+
+    fn cover(&mut self, target: &Target) -> Result<(), ModelError> {
+        let page = target.page;
+        let claimed = self.watch.claimed.contains(&page);
+        self.require(claimed, "a page is covered that is not claimed");
+        let result = self.enter().map(|()| {
+            let under = self.guest.places(page);
+            let cover = self.physical.add(Object::cover(page.len() / FRAME_SIZE));
+            self.guest.show(page, cover);
+            self.covers.insert(cover, under);
+            self.watch.covered(&self.guest, page);
+        });
+        self.leave(result)
     }
 
     fn stage(&mut self, target: &Target) -> Result<ModelStage, ModelError> {

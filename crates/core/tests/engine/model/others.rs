@@ -81,6 +81,13 @@ impl Others {
             .is_some_and(|random| chance(random, percent))
     }
 
+    /// Whether the engine does something in the background before it answers who waits.
+    pub(crate) fn are_slow(&mut self) -> bool {
+        self.random
+            .as_mut()
+            .is_some_and(|random| chance(random, 30))
+    }
+
     /// Whether the VMM resets the guest now.
     pub(crate) fn is_time_for_a_reset(&mut self) -> bool {
         self.random.as_mut().is_some_and(|random| chance(random, 4))
@@ -137,12 +144,14 @@ impl ModelHost {
     /// An uncorrected error in guest memory as it is now.
     pub(crate) fn strike(&mut self, gpa: Gpa) {
         let place = self.guest.cell(gpa).place;
+        let under = self.covers.get(&place.object);
+        let place = under.map_or(place, |under| under[place.frame as usize]);
         self.physical.strike(place);
     }
 
     /// A device is given a frame, unless it has to wait.
     pub(crate) fn lease(&mut self, gpa: Gpa, stubborn: bool) {
-        let claimed = self.watch.claimed.is_some_and(|page| page.contains(gpa));
+        let claimed = self.watch.claimed.iter().any(|page| page.contains(gpa));
         if !claimed && !self.watch.resetting && self.guest.load(&self.physical, gpa).is_some() {
             let place = self.guest.cell(gpa).place;
             self.others.leases.push(Lease {
@@ -262,7 +271,8 @@ impl ModelHost {
         let below = |random: &mut Rand32, end: u64| {
             u64::from(random.rand_range(0..u32::try_from(end).expect("few frames")))
         };
-        match self.watch.page() {
+        let streaming = self.watch.streaming().filter(|_| chance(random, 50));
+        match streaming.or(self.watch.page()) {
             Some(page) if chance(random, 60) => {
                 let frames = page.len() / pagemend_core::address::FRAME_SIZE;
                 let offset = below(random, frames) * pagemend_core::address::FRAME_SIZE;

@@ -71,6 +71,18 @@ impl Object {
         }
     }
 
+    /// No memory: every touch faults.
+    pub(crate) fn cover(frames: u64) -> Self {
+        let marked = Frame {
+            marked: true,
+            ..Frame::default()
+        };
+        Self {
+            frames: vec![marked; index(frames)],
+            ..Self::new(0, vec![])
+        }
+    }
+
     pub(crate) fn kinds(&self) -> &[Kind] {
         &self.kinds
     }

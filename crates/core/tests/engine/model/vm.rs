@@ -11,7 +11,7 @@ use pagemend_core::ledger::Cause;
 use pagemend_core::map::{Backing, FileId, Region, Source};
 use pagemend_core::mender::{Mender, Reset};
 use pagemend_core::plan::{Action, Capabilities};
-use pagemend_core::policy::{Consumer, Policy};
+use pagemend_core::policy::{Consumer, Filling, Policy};
 
 use super::ModelHost;
 use super::guest::{Guest, Truth};
@@ -42,6 +42,7 @@ pub(crate) struct Ram {
     pub(crate) page_size: PageSize,
     pub(crate) pages: u64,
     pub(crate) policy: Policy,
+    pub(crate) filling: Filling,
     pub(crate) consumers: Vec<Consumer>,
 }
 
@@ -53,7 +54,16 @@ impl Ram {
             page_size,
             pages: 2,
             policy: Policy::Mend,
+            filling: Filling::OnDemand,
             consumers: vec![],
+        }
+    }
+
+    /// The same, mended as one.
+    pub(crate) fn eager(page_size: PageSize) -> Self {
+        Self {
+            filling: Filling::Eager,
+            ..Self::hugetlb(page_size)
         }
     }
 }
@@ -112,6 +122,7 @@ impl<H: Modelled> Vm<H> {
             refuse: None,
             calls: 0,
             paused: false,
+            covers: BTreeMap::new(),
             clock: 0.into(),
         };
         let mut mender = Mender::new(host(model), ["guest"]);
@@ -206,15 +217,42 @@ impl<H: Modelled> Vm<H> {
         verdict
     }
 
-    /// Answers every fault that waits, and those that come of it.
+    /// Answers every fault that waits and those that come of it, and completes every page.
     pub(crate) fn settle(&mut self) {
         for _ in 0..10_000 {
-            let Some(waiter) = self.model_mut().others.queue.pop_front() else {
+            if self.model_mut().others.are_slow() {
+                self.step();
+            }
+            if let Some(waiter) = self.model_mut().others.queue.pop_front() {
+                self.answer(&waiter);
+            } else if !self.is_filling() {
                 return;
-            };
-            self.answer(&waiter);
+            } else {
+                self.step();
+            }
         }
         panic!("faults do not end");
+    }
+
+    fn is_filling(&self) -> bool {
+        self.mender.progress().next().is_some()
+    }
+
+    /// The engine fills something in the background.
+    pub(crate) fn step(&mut self) {
+        let filling = self.is_filling();
+        let left = self.mender.step();
+        assert_eq!(left, self.is_filling(), "it says whether something is left");
+        let (model, ledger) = (self.model(), self.mender.ledger());
+        let agrees = model.watch.agrees_with(&model.guest, ledger);
+        let model = self.model_mut();
+        model.reap();
+        if !agrees {
+            model.watch.broken(Violation::LedgerDiffers);
+        }
+        if filling && !model.watch.staged.is_empty() {
+            model.watch.broken(Violation::Leak);
+        }
     }
 
     /// Every frame is touched once: in the end each gives what was written, or was told lost.
@@ -324,6 +362,7 @@ fn region(number: u32, ram: &Ram) -> Region {
             offset: 0,
         }),
         policy: ram.policy,
+        filling: ram.filling,
         consumers: ram.consumers.clone(),
     }
 }

@@ -35,6 +35,26 @@ struct Current {
 }
 
 impl Current {
+    /// What of it shows other memory from now on.
+    fn show(&mut self, guest: &Guest, range: GpaRange) {
+        if let Some(both) = self.page.intersection(&range) {
+            let first = both.start().get() - self.page.start().get();
+            let first = index(first / FRAME_SIZE);
+            let places = guest.places(both);
+            self.shown[first..][..places.len()].copy_from_slice(&places);
+        }
+    }
+
+    /// The first frame that is neither told lost nor can be used, though no error is why.
+    fn first_missing(&self, guest: &Guest, physical: &Physical) -> Option<Gpa> {
+        let mut cells = self.page.frames().zip(guest.cells(self.page));
+        let missing = cells.find(|(_, cell)| {
+            let frame = physical.frame(cell.place);
+            !cell.told && frame.faults() && !frame.is_struck()
+        });
+        missing.map(|(gpa, _)| gpa)
+    }
+
     fn of(guest: &Guest, page: GpaRange) -> Self {
         Self {
             page,
@@ -51,13 +71,15 @@ impl Current {
 pub(crate) struct Watch {
     pub(crate) violations: Vec<Violation>,
     pub(crate) events: Vec<Event>,
-    pub(crate) claimed: Option<GpaRange>,
+    pub(crate) claimed: Vec<GpaRange>,
     pub(crate) staged: Vec<Staged>,
     /// The guest stands still and is given fresh memory.
     pub(crate) resetting: bool,
     /// What the host has renewed where it is, last.
     pub(crate) renewed: Option<GpaRange>,
     current: Option<Current>,
+    /// Pages that are mended on demand: covered, and not complete.
+    streams: Vec<Current>,
     told: u64,
     /// Frames that were told lost and are fresh memory since the present reset.
     forgotten: u64,
@@ -75,15 +97,42 @@ impl Watch {
 
     /// A page is claimed. At a reset that is the first that is heard of it.
     pub(crate) fn claim(&mut self, guest: &Guest, page: GpaRange) {
-        self.claimed = Some(page);
+        self.claimed.push(page);
         if self.resetting {
             self.current = Some(Current::of(guest, page));
         }
     }
 
+    /// Whether all of `page` is claimed.
+    pub(crate) fn is_claimed(&self, page: GpaRange) -> bool {
+        self.claimed.iter().any(|claimed| claimed.covers(&page))
+    }
+
+    /// A page that is mended on demand, if there is one.
+    pub(crate) fn streaming(&self) -> Option<GpaRange> {
+        self.streams.first().map(|stream| stream.page)
+    }
+
+    /// A claimed page is covered: it is mended on demand.
+    pub(crate) fn covered(&mut self, guest: &Guest, page: GpaRange) {
+        self.swapped(guest, page);
+        match self.current.take_if(|current| current.page == page) {
+            Some(current) => self.streams.push(current),
+            None => self.broken(Violation::OutOfOrder {
+                what: "a page is covered without a fault on it",
+            }),
+        }
+    }
+
+    /// The page that an event is about.
+    fn about(&mut self, page: GpaRange) -> Option<&mut Current> {
+        let current = self.current.iter_mut().chain(&mut self.streams);
+        current.into_iter().find(|current| current.page == page)
+    }
+
     /// The claimed page is released.
-    pub(crate) fn release(&mut self) {
-        self.claimed = None;
+    pub(crate) fn release(&mut self, page: GpaRange) {
+        self.claimed.retain(|claimed| *claimed != page);
         if self.resetting && !self.staged.is_empty() {
             self.broken(Violation::Leak);
         }
@@ -97,14 +146,12 @@ impl Watch {
             let truth = guest.cell(gpa).truth;
             self.broken(Violation::SilentCorruption { gpa, read, truth });
         }
-        if let Some(current) = &self.current
-            && !guest.shows(current.page, &current.shown)
-        {
-            let page = current.page;
+        let wrong = |current: &&Current| !guest.shows(current.page, &current.shown);
+        let wrong = self.current.iter().chain(&self.streams).find(wrong);
+        if let Some(page) = wrong.map(|current| current.page) {
             self.broken(Violation::HalfDone { page });
         }
-        let claimed = self.claimed;
-        if self.staged.iter().any(|one| Some(one.page) != claimed) {
+        if self.staged.iter().any(|one| !self.is_claimed(one.page)) {
             let what = "memory is staged for a page that is not claimed";
             self.broken(Violation::OutOfOrder { what });
         }
@@ -115,8 +162,8 @@ impl Watch {
         if guest.consumers(page.start()).iter().any(|one| !one.follows) {
             self.broken(Violation::TwoViews { page });
         }
-        if let Some(current) = &mut self.current {
-            current.shown = guest.places(page);
+        for current in self.current.iter_mut().chain(&mut self.streams) {
+            current.show(guest, page);
         }
     }
 
@@ -133,7 +180,7 @@ impl Watch {
                 }
             }
             Step::Fail { reason } => {
-                if let Some(current) = &mut self.current {
+                if let Some(current) = self.about(page) {
                     current.failed = Some(reason.clone());
                 }
                 // At a reset nothing more is heard of the page.
@@ -142,7 +189,11 @@ impl Watch {
             Step::Record { lost, lost_bytes } => {
                 let told = self.told;
                 for gpa in lost.iter().flat_map(GpaRange::frames) {
-                    self.tell(guest, physical, gpa);
+                    self.tell(guest, physical, page, gpa);
+                }
+                // Of a page that is mended on demand, only this part has failed.
+                for stream in &mut self.streams {
+                    stream.failed.take_if(|_| stream.page == page);
                 }
                 if *lost_bytes != (self.told - told) * FRAME_SIZE {
                     let gpa = page.start();
@@ -166,6 +217,8 @@ impl Watch {
                 }
                 (self.forgotten, self.current) = (0, None);
             }
+            Step::Complete { .. } => self.complete(guest, physical, page),
+            Step::Cancel { .. } => self.streams.retain(|stream| stream.page != page),
             done @ Step::Done { .. } => self.finish(guest, physical, done),
             _ => {}
         }
@@ -173,8 +226,8 @@ impl Watch {
     }
 
     /// Somebody hears that a frame is lost.
-    fn tell(&mut self, guest: &mut Guest, physical: &Physical, gpa: Gpa) {
-        let Some(current) = &self.current else {
+    fn tell(&mut self, guest: &mut Guest, physical: &Physical, page: GpaRange, gpa: Gpa) {
+        let Some(current) = self.about(page) else {
             return self.broken(Violation::ToldWrongly { gpa });
         };
         let Some(offset) = current.page.offset_of(gpa) else {
@@ -215,9 +268,26 @@ impl Watch {
         guest.renew(gpa);
     }
 
+    /// All of a page that was mended on demand is accounted for.
+    fn complete(&mut self, guest: &Guest, physical: &Physical, page: GpaRange) {
+        let Some(place) = self.streams.iter().position(|stream| stream.page == page) else {
+            let what = "a page is complete that was not being filled";
+            return self.broken(Violation::OutOfOrder { what });
+        };
+        let stream = self.streams.remove(place);
+        if let Some(gpa) = stream.first_missing(guest, physical) {
+            self.broken(Violation::HealthyByteLost { gpa });
+        }
+        if self.is_claimed(page) {
+            let what = "a page stays claimed";
+            self.broken(Violation::OutOfOrder { what });
+        }
+    }
+
     /// The fault was dealt with: all of the page is accounted for.
     fn finish(&mut self, guest: &Guest, physical: &Physical, done: &Step) {
-        if self.claimed.is_some() {
+        let streaming = |page: &GpaRange| self.streams.iter().any(|one| one.page == *page);
+        if !self.claimed.iter().all(streaming) {
             let what = "a page stays claimed";
             self.broken(Violation::OutOfOrder { what });
         }
