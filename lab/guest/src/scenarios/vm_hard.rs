@@ -17,13 +17,13 @@ inventory::submit! {
         let wish = |vmm, model, vcpus| Wish::new(vmm, Backing::Huge2M, model, vcpus);
         let off = |vmm| Wish { parameters: "mce=off", ..wish(vmm, Amd, 1) };
         let mut all = vec![
-            scenario("once-1", wish(Pagemend, Intel, 1), Set::All, "one error in the walker's memory of", |t, w| many(t, w, 1)),
+            scenario("once-1", wish(Pagemend, Amd, 1), Set::All, "one error in the walker's memory of", |t, w| many(t, w, 1)),
             scenario("once-16", wish(Pagemend, Amd, 1), Set::All, "16 errors at once in the walker's memory of", |t, w| many(t, w, 16)),
             scenario("once-16", wish(Qemu, Amd, 1), Set::All, "16 errors at once in the walker's memory of", |t, w| many(t, w, 16)),
             scenario("once-128", wish(Pagemend, Amd, 4), Set::All, "128 errors at once in the walker's memory of", |t, w| many(t, w, 128)),
             scenario("once-128", wish(Pagemend, Intel, 1), Set::All, "128 errors at once in the walker's memory of", |t, w| many(t, w, 128)),
             scenario("reset", wish(Pagemend, Amd, 1), Set::Default, "16 errors in and two new starts of", reset),
-            scenario("pause", wish(Pagemend, Intel, 2), Set::All, "while it is paused, 16 errors in", pause),
+            scenario("pause", wish(Pagemend, Amd, 2), Set::All, "while it is paused, 16 errors in", pause),
             scenario("mce-off", off(Pagemend), Set::All, "with its machine checks off, an error in", mce_off),
             scenario("mce-off", off(Qemu), Set::All, "with its machine checks off, an error in", mce_off),
         ];

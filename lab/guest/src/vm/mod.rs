@@ -3,6 +3,7 @@
 //! The order of the files is the order of things: [`wish`] says what machine is wanted and how each VMM is asked for it → [`line`] is the walker's serial port → [`memory`] finds a guest's frame in the host and breaks it → [`api`] steers pagemend's VMM → [`outcome`] says what it came to.
 
 mod api;
+mod kvm;
 mod late;
 pub(crate) mod line;
 pub(crate) mod memory;
@@ -54,6 +55,9 @@ pub(crate) struct Vm {
 impl Vm {
     /// Starts it, and returns when its walker walks.
     pub(crate) fn start(t: &mut Trial, wish: &Wish) -> Result<Self> {
+        if wish.needs_recovery() && !kvm::recovers(wish.model)? {
+            t.skip("KVM on this host's AMD processor has no MCG_SER_P, without which a guest that takes its processors for Intel's cannot recover")?;
+        }
         let directory = PathBuf::from(format!("/tmp/vm-{}", std::process::id()));
         fs::create_dir_all(&directory).context("cannot make a directory for a guest")?;
         t.step(format!("a guest: {wish}"));

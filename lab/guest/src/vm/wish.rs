@@ -178,6 +178,11 @@ impl Wish {
         format!("{backing}-{model}-{}", self.vcpus)
     }
 
+    /// Whether it is pointless where the guest's kernel cannot recover: what is claimed of the VMM under test is that.
+    pub(super) fn needs_recovery(&self) -> bool {
+        self.vmm == Vmm::Pagemend && self.kernel == KERNEL
+    }
+
     /// Starts the VMM.
     pub(crate) fn spawn(&self, directory: &Path) -> Result<Child> {
         let messages = File::create(directory.join(MESSAGES)).context("cannot make a log")?;
