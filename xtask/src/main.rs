@@ -1,5 +1,6 @@
 //! `cargo xtask`: the project's own tasks.
 
+mod bench;
 mod lab;
 mod test;
 mod tools;
@@ -16,6 +17,8 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Task {
+    /// Every benchmark, and docs/performance.md from what they say
+    Bench(bench::Arguments),
     /// Every check and every test, the lab included
     Test(test::Arguments),
     /// Real memory failures on real kernels, in emulated machines
@@ -24,6 +27,7 @@ enum Task {
 
 fn main() -> ExitCode {
     let result = match Arguments::parse().task {
+        Task::Bench(arguments) => bench::run(&arguments),
         Task::Test(arguments) => test::run(&arguments),
         Task::Lab(arguments) => lab::run(arguments),
     };

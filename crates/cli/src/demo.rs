@@ -5,8 +5,6 @@ mod error;
 mod kernel_default;
 mod memory;
 mod picture;
-mod pool;
-mod progress;
 mod report;
 mod run;
 mod svg;
@@ -18,8 +16,6 @@ use std::fs;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::available_parallelism;
 
 use clap::{Args, ValueEnum};
@@ -32,14 +28,13 @@ pub(crate) use self::kernel_default::Measure;
 use self::memory::{Chosen, Wanted};
 use self::report::Report;
 use crate::chain;
+use crate::interrupt::{self, INTERRUPTED};
 use crate::layout;
 use crate::pages::Pages;
 use crate::size::Size;
 
 /// The exit code where the demonstration could not be held.
 const CANNOT: u8 = 2;
-/// The exit code after Ctrl-C, as shells give it: 128 and the signal's number.
-const INTERRUPTED: u8 = 130;
 
 /// Shows what is lost when memory fails under a running load, and proves it.
 ///
@@ -133,12 +128,9 @@ impl Demo {
         if self.inject == Injection::Madvise {
             check_real_errors()?;
         }
-        let interrupted = Arc::new(AtomicBool::new(false));
-        let flag = Arc::clone(&interrupted);
-        let handler = ctrlc::set_handler(move || flag.store(true, Ordering::Relaxed));
-        handler.map_err(|error| DemoError::System {
+        let interrupted = interrupt::noted().map_err(|source| DemoError::System {
             what: "Ctrl-C cannot be handled",
-            source: io::Error::other(error),
+            source,
         })?;
         let wanted = Wanted {
             pages: self.page_size,

@@ -1,11 +1,15 @@
 //! The `pagemend` command.
 
+mod bench;
 mod decode;
 mod demo;
 mod doctor;
 mod inject;
+mod interrupt;
 mod layout;
 mod pages;
+mod pool;
+mod progress;
 mod run;
 mod size;
 
@@ -24,6 +28,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Bench(bench::Bench),
     Decode(decode::Decode),
     Demo(demo::Demo),
     Doctor(doctor::Doctor),
@@ -42,6 +47,7 @@ const NO_ANSWER: u8 = 2;
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
+        Command::Bench(bench) => bench.run(),
         Command::Decode(decode) => decode.run(),
         Command::Demo(demo) => demo.run(),
         Command::Doctor(doctor) => doctor.run(),

@@ -210,6 +210,7 @@ impl Run {
                 bytes: self.memory.0,
                 kind: self.page_size.kind(),
                 policy: self.policy,
+                filling: pagemend::Filling::default(),
             },
             vcpus: self.vcpus,
             cpu: self.cpu,

@@ -6,6 +6,7 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicU64;
 
 use pagemend_core::address::{Hva, PageSize};
 use rustix::fs::{MemfdFlags, Mode, OFlags};
@@ -188,6 +189,15 @@ impl GuestMemory {
         self.mapping.at(0)
     }
 
+    /// All of it as words, for those who use it as a guest would: by plain loads and stores, which
+    /// wait where a page has failed until it is mended, and raise SIGBUS at a lost frame.
+    pub fn words(&self) -> &[AtomicU64] {
+        // SAFETY: mapped, readable and writable for as long as `self` is there, aligned for pages,
+        // and a whole number of words, for which any bytes will do. Whoever else changes them does
+        // so behind the atomics' interior mutability; what is mapped in its place is memory too.
+        unsafe { std::slice::from_raw_parts(self.as_ptr().cast(), self.len() as usize / 8) }
+    }
+
     /// The address of the first byte.
     pub fn hva(&self) -> Hva {
         self.mapping.hva()
@@ -271,4 +281,21 @@ pub fn available_memory() -> Option<u64> {
         .find_map(|line| line.strip_prefix("MemAvailable:"))?;
     let kib: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
     Some(kib << 10)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::Ordering::Relaxed;
+
+    use super::*;
+
+    #[test]
+    fn its_words_are_its_bytes() {
+        let memory = GuestMemory::new(MemoryKind::Shmem, 2 << 12).unwrap();
+        assert_eq!(memory.words().len(), 1024);
+        memory.words()[1023].store(0x0102_0304_0506_0708, Relaxed);
+        let mut bytes = [0; 8];
+        rustix::io::pread(memory.file().unwrap(), &mut bytes, 1023 * 8).unwrap();
+        assert_eq!(u64::from_ne_bytes(bytes), 0x0102_0304_0506_0708);
+    }
 }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use pagemend::{MemoryKind, Policy};
+use pagemend::{Filling, MemoryKind, Policy};
 
 use crate::layout;
 use crate::seccomp::Seccomp;
@@ -43,6 +43,8 @@ pub struct MemoryConfig {
     pub kind: MemoryKind,
     /// What is done about a page of it that fails.
     pub policy: Policy,
+    /// When the bytes of a mended page come back.
+    pub filling: Filling,
 }
 
 /// What a guest is told that its processors are. How it takes machine checks depends on it.
@@ -89,7 +91,8 @@ pub enum Payload {
         cmdline: String,
     },
     /// Bytes that are loaded at 1 MiB and run there by every vCPU at once, in 64-bit mode, with
-    /// all memory mapped to itself, interrupts off, and the vCPU's number in RDI.
+    /// all memory mapped to itself (for user mode too), interrupts off, and the vCPU's number in
+    /// RDI.
     Flat(Vec<u8>),
 }
 

@@ -72,7 +72,7 @@ impl Blocks {
         for (name, range, memory) in &self.0 {
             let region = RegionConfig::of(name, range.start(), Arc::clone(memory))
                 .map_err(RamError::Region)?;
-            builder = builder.region(region.policy(config.policy));
+            builder = builder.region(region.policy(config.policy).filling(config.filling));
         }
         Ok(builder)
     }

@@ -5,6 +5,7 @@ use std::io;
 use pagemend::guard::GuardError;
 use pagemend::{BuildError, InjectError, MemoryError};
 
+use crate::pool::PoolStays;
 use crate::size::Size;
 
 #[derive(Debug, thiserror::Error)]
@@ -22,12 +23,8 @@ pub(super) enum DemoError {
          eighth to spare, and the machine has {available} to give: use a smaller --memory"
     )]
     TooLarge { needed: Size, available: Size },
-    #[error("the pool cannot be grown: {why}")]
-    PoolStays {
-        why: String,
-        #[source]
-        shortage: MemoryError,
-    },
+    #[error(transparent)]
+    PoolStays(#[from] PoolStays),
     #[error("growing the pool of huge pages is left to --page-size")]
     PoolNotGrown(#[source] MemoryError),
     #[error(

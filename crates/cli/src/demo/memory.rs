@@ -7,9 +7,9 @@ use pagemend::{GuestMemory, MemoryError, PageSize, available_memory};
 use serde::Serialize;
 
 use super::error::DemoError;
-use super::pool::GrownPool;
 use crate::chain;
 use crate::pages::Pages;
+use crate::pool::GrownPool;
 use crate::size::Size;
 
 /// What is used unless said otherwise: enough pages for errors to fall into different ones, and

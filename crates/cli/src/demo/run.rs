@@ -13,9 +13,9 @@ use pagemend::{
 };
 
 use super::error::DemoError;
-use super::progress::Progress;
 use super::worker::{Stage, Witness, Worker};
 use super::{Injection, Settings};
+use crate::progress::Progress;
 
 /// Where the guest sees its memory: not at 0, so that guest and host addresses cannot be mistaken
 /// for offsets.

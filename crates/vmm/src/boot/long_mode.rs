@@ -1,5 +1,5 @@
-//! 64-bit mode with flat segments and all memory mapped to itself: what both the Linux boot
-//! protocol and a flat payload start with.
+//! 64-bit mode with flat segments and all memory mapped to itself, for user mode too: what both the
+//! Linux boot protocol and a flat payload start with.
 
 use kvm_bindings::{kvm_regs, kvm_segment};
 use kvm_ioctls::VcpuFd;
@@ -16,6 +16,7 @@ const MIB_2: u64 = 2 << 20;
 /// Page-table entry bits (AMD64 manual, volume 2, section 5.4).
 const PRESENT: u64 = 1;
 const WRITABLE: u64 = 1 << 1;
+const USER: u64 = 1 << 2;
 const LARGE: u64 = 1 << 7;
 
 /// CR0: protected mode, monitor coprocessor, native x87 errors, write protection, paging.
@@ -28,10 +29,17 @@ const EFER: u64 = 1 << 8 | 1 << 10;
 /// Selectors of the Linux boot protocol: `__BOOT_CS` and `__BOOT_DS`.
 const CODE: u16 = 0x10;
 const DATA: u16 = 0x18;
+/// Selectors of user mode's segments, for a flat payload that has something to run there.
+pub(crate) const USER_DATA: u16 = 0x20 | USER_LEVEL;
+pub(crate) const USER_CODE: u16 = 0x28 | USER_LEVEL;
+/// The least privileged level, where it stands in a selector.
+const USER_LEVEL: u16 = 3;
 
 /// Writes descriptors, and page tables for the first `mapped` bytes, at least 4 GiB.
 pub(super) fn write_tables(ram: &Ram, mapped: u64) -> Result<(), GuardError> {
-    let descriptors = [0, 0, descriptor(&segment(CODE)), descriptor(&segment(DATA))];
+    let segments =
+        [CODE, DATA, USER_DATA, USER_CODE].map(|selector| descriptor(&segment(selector)));
+    let descriptors = [&[0, 0][..], &segments].concat();
     ram.write(layout::GDT, &bytes_of(&descriptors))?;
 
     let directories = mapped.max(4 * GIB).div_ceil(GIB);
@@ -40,15 +48,15 @@ pub(super) fn write_tables(ram: &Ram, mapped: u64) -> Result<(), GuardError> {
     let directory = |index: u64| pointers + PAGE + index * PAGE;
     ram.write(
         layout::PAGE_TABLES,
-        &bytes_of(&[pointers | PRESENT | WRITABLE]),
+        &bytes_of(&[pointers | PRESENT | WRITABLE | USER]),
     )?;
     let entries: Vec<u64> = (0..directories)
-        .map(|index| directory(index) | PRESENT | WRITABLE)
+        .map(|index| directory(index) | PRESENT | WRITABLE | USER)
         .collect();
     ram.write(Gpa::new(pointers), &bytes_of(&entries))?;
     for index in 0..directories {
         let pages: Vec<u64> = (0..GIB / MIB_2)
-            .map(|page| (index * GIB + page * MIB_2) | PRESENT | WRITABLE | LARGE)
+            .map(|page| (index * GIB + page * MIB_2) | PRESENT | WRITABLE | USER | LARGE)
             .collect();
         ram.write(Gpa::new(directory(index)), &bytes_of(&pages))?;
     }
@@ -59,7 +67,7 @@ pub(super) fn write_tables(ram: &Ram, mapped: u64) -> Result<(), GuardError> {
 pub(crate) fn enter(vcpu: &VcpuFd, entry: &Entry, index: u8) -> Result<(), kvm_ioctls::Error> {
     let mut system = vcpu.get_sregs()?;
     system.gdt.base = layout::GDT.get();
-    system.gdt.limit = 4 * 8 - 1;
+    system.gdt.limit = 6 * 8 - 1;
     system.idt.base = 0;
     system.idt.limit = 0;
     system.cs = segment(CODE);
@@ -89,7 +97,7 @@ pub(crate) fn enter(vcpu: &VcpuFd, entry: &Entry, index: u8) -> Result<(), kvm_i
 
 /// A flat segment: 64-bit code or data.
 fn segment(selector: u16) -> kvm_segment {
-    let code = selector == CODE;
+    let code = matches!(selector, CODE | USER_CODE);
     kvm_segment {
         base: 0,
         limit: u32::MAX,
@@ -97,7 +105,7 @@ fn segment(selector: u16) -> kvm_segment {
         // Execute and read, or read and write; accessed.
         type_: if code { 0xb } else { 0x3 },
         present: 1,
-        dpl: 0,
+        dpl: (selector & USER_LEVEL) as u8,
         db: (!code).into(),
         s: 1,
         l: code.into(),
@@ -135,5 +143,7 @@ mod tests {
     fn descriptors_are_the_ones_of_the_boot_protocol() {
         assert_eq!(descriptor(&segment(CODE)), 0x00af_9b00_0000_ffff);
         assert_eq!(descriptor(&segment(DATA)), 0x00cf_9300_0000_ffff);
+        assert_eq!(descriptor(&segment(USER_CODE)), 0x00af_fb00_0000_ffff);
+        assert_eq!(descriptor(&segment(USER_DATA)), 0x00cf_f300_0000_ffff);
     }
 }

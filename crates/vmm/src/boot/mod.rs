@@ -15,7 +15,7 @@ use crate::config::Payload;
 use crate::layout;
 use crate::memory::Ram;
 
-pub(crate) use long_mode::enter as enter_long_mode;
+pub(crate) use long_mode::{USER_CODE, USER_DATA, enter as enter_long_mode};
 
 /// Why a payload cannot be run.
 #[derive(Debug, thiserror::Error)]

@@ -29,6 +29,7 @@ fn machine() -> MutexGuard<'static, Machine> {
             bytes: MEMORY,
             kind: MemoryKind::Shmem,
             policy: Policy::Mend,
+            filling: pagemend::Filling::default(),
         };
         let blocks = Blocks::new(&config).unwrap();
         let builder = blocks.describe(&config, Pagemend::builder()).unwrap();

@@ -2,6 +2,7 @@
 //! written for [`Payload::Flat`](crate::Payload::Flat).
 
 pub mod echo;
+pub mod memcycler;
 pub mod parrot;
 pub mod restart;
 pub mod touch;

@@ -4,7 +4,8 @@
 //!
 //! The first vCPU works through a [table](set) and switches the machine off. At a machine check
 //! that its own read has caused it notes the address that it was told, and goes on with the next
-//! entry; others it only [counts](told_meanwhile).
+//! entry; others it only [counts](told_meanwhile). It can be made to [sleep](watch) before it goes
+//! on, so that the other vCPUs are watched for a time that does not depend on the read.
 
 use std::arch::global_asm;
 
@@ -41,8 +42,8 @@ pub struct Touch {
     /// From before the read until after it, or until the machine check, in ticks of the guest's
     /// time stamp counter.
     pub ticks: u64,
-    /// The longest time between two readings of the clock by the second vCPU meanwhile, in ticks;
-    /// none where there is no second vCPU.
+    /// The longest time between two readings of the clock by the second vCPU meanwhile, and for as
+    /// long as it was to be [watched](watch), in ticks; none where there is no second vCPU.
     pub bystander: Option<u64>,
 }
 
@@ -88,6 +89,20 @@ pub fn set(
     let listens = u64::from(listens.is_some());
     let parameters = [count, u64::from(vcpus) - 1, 0, 0, listens, awaited];
     ram.write(PARAMETERS, &parameters.map(u64::to_le_bytes).concat())
+}
+
+/// Has a guest that was told what to read go on to the next address only when so many ticks have
+/// passed since it began with this one, for the first `count` of them. It sleeps meanwhile, and
+/// leaves its processor to others.
+///
+/// # Errors
+///
+/// Where the table is in memory that has failed.
+pub fn watch(ram: &Ram, count: usize, ticks: u64) -> Result<(), GuardError> {
+    (0..count as u64).try_for_each(|entry| {
+        let at = Gpa::new(TABLE.get() + entry * ENTRY + 40);
+        ram.write(at, &ticks.to_le_bytes())
+    })
 }
 
 /// What a guest has done that was told to read `count` addresses, and has ended.
@@ -160,12 +175,12 @@ global_asm!(
     "pagemend_touch_start:",
     "    test rdi, rdi",
     "    jnz 50f",
-    // The first vCPU: a stack below the code, and one interrupt gate, for machine checks (vector
-    // 18), in a table below the parameters.
+    // The first vCPU: a stack below the code, and two interrupt gates, for machine checks (vector
+    // 18) and for its timer (32), in a table below the parameters.
     "    mov rsp, {stack}",
     "    lea rax, [rip + 70f]",
     "    mov rbx, {idt} + 18 * 16",
-    "    mov word ptr [rbx], ax",
+    "1:  mov word ptr [rbx], ax",
     "    mov word ptr [rbx + 2], 0x10", // the code segment
     "    mov word ptr [rbx + 4], 0x8e00", // present, interrupt gate
     "    shr rax, 16",
@@ -173,8 +188,12 @@ global_asm!(
     "    shr rax, 16",
     "    mov dword ptr [rbx + 8], eax",
     "    mov dword ptr [rbx + 12], 0",
+    "    lea rax, [rip + 80f]",
+    "    add rbx, 14 * 16",
+    "    cmp rbx, {idt} + 32 * 16",
+    "    je 1b",
     "    sub rsp, 16",
-    "    mov word ptr [rsp], 19 * 16 - 1",
+    "    mov word ptr [rsp], 33 * 16 - 1",
     "    mov rax, {idt}",
     "    mov qword ptr [rsp + 2], rax",
     "    lidt [rsp]",
@@ -235,7 +254,24 @@ global_asm!(
     "    mov qword ptr [rbx + 8], rdi",
     "32: sub rax, r8",
     "    mov qword ptr [rbx + 16], rax",
-    "    cmp qword ptr [rbp + 8], 0",
+    // To be watched: sleep, a millisecond or so at a time, which the local interrupt controller's
+    // timer ends (AMD64 manual, volume 2, section 16.4.1).
+    "35: rdtsc",
+    "    shl rdx, 32",
+    "    add rax, rdx",
+    "    sub rax, r8",
+    "    cmp rax, qword ptr [rbx + 40]",
+    "    jae 36f",
+    "    mov r9d, {local_apic}",
+    "    mov dword ptr [r9 + 0xf0], 0x1ff", // on; spurious interrupts at vector 255
+    "    mov dword ptr [r9 + 0x3e0], 0xb",  // counts as fast as the bus: KVM's has 1 GHz
+    "    mov dword ptr [r9 + 0x320], 32",   // once, at vector 32
+    "    mov dword ptr [r9 + 0x380], 1000000",
+    "    sti",
+    "    hlt",
+    "    cli",
+    "    jmp 35b",
+    "36: cmp qword ptr [rbp + 8], 0",
     "    je 34f",
     // A gap that lasts until now is known when the clock has been read twice more.
     "    mov rcx, qword ptr [r13]",
@@ -256,11 +292,20 @@ global_asm!(
     "    hlt",
     "    jmp 40b",
     // The other vCPUs: read the clock, note the longest gap since the first vCPU asked, and how
-    // many gaps had so many bits.
+    // many gaps had so many bits. In user mode, with a stack at the end of their page: some
+    // hypervisors emulate kernel mode instruction by instruction, which is all gaps.
     "50: lea rbx, [rdi - 1]",
     "    shl rbx, 12",
     "    add rbx, {clocks}",
-    "    mov rbp, {parameters}",
+    "    lea rsp, [rbx + {clock}]",
+    "    push {user_data}",
+    "    push rsp",
+    "    push 2", // no flags but the one that is always set
+    "    push {user_code}",
+    "    lea rax, [rip + 55f]",
+    "    push rax",
+    "    iretq",
+    "55: mov rbp, {parameters}",
     "    lock inc qword ptr [rbp + 16]",
     "    rdtsc",
     "    shl rdx, 32",
@@ -329,14 +374,24 @@ global_asm!(
     "    pop rcx",
     "    pop rax",
     "    iretq",
+    // The timer: taken (end of interrupt).
+    "80: push rax",
+    "    mov eax, {local_apic}",
+    "    mov dword ptr [rax + 0xb0], 0",
+    "    pop rax",
+    "    iretq",
     "pagemend_touch_end:",
     ".popsection",
     parameters = const PARAMETERS.get(),
     table = const TABLE.get(),
     entry = const ENTRY,
     clocks = const CLOCKS.get(),
+    clock = const CLOCK,
+    user_data = const crate::boot::USER_DATA,
+    user_code = const crate::boot::USER_CODE,
     stack = const 0x1f_0000,
     idt = const 0x1f_0000,
+    local_apic = const crate::layout::LOCAL_APIC,
     sleep_control = const crate::devices::power::SLEEP_CONTROL,
     off = const crate::devices::power::OFF,
 );

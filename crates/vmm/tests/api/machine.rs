@@ -52,6 +52,7 @@ impl Machine {
                 bytes: 64 * MIB,
                 kind: MemoryKind::Shmem,
                 policy: Policy::Mend,
+                filling: pagemend::Filling::default(),
             },
             vcpus: 2,
             cpu: CpuModel::Host,

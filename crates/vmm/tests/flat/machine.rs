@@ -18,6 +18,7 @@ pub(crate) fn config(code: Vec<u8>, vcpus: u8) -> VmConfig {
             bytes: 64 << 20,
             kind: MemoryKind::Shmem,
             policy: Policy::Mend,
+            filling: pagemend::Filling::default(),
         },
         vcpus,
         cpu: CpuModel::Host,

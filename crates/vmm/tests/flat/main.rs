@@ -2,5 +2,6 @@
 #![allow(clippy::unwrap_used, reason = "the harness fails as a test does")]
 
 mod machine;
+mod memcycler;
 mod steer;
 mod touch;

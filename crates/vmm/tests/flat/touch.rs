@@ -36,6 +36,24 @@ fn a_guest_of_two_vcpus_reads_its_memory_while_the_other_watches_the_clock() {
 }
 
 #[test]
+fn a_read_is_watched_for_as_long_as_was_asked_whatever_it_took() {
+    let _alone = alone();
+    let vm = Vm::new(config(touch::code(), VCPUS)).unwrap();
+    let addresses = [touch::FREE; 3];
+    touch::set(vm.ram(), VCPUS, Some(0), &addresses).unwrap();
+    let asked = u64::from(vm.tsc_khz()) * 20;
+    touch::watch(vm.ram(), 2, asked).unwrap();
+    let started = std::time::Instant::now();
+    vm.resume().unwrap();
+    assert_eq!(vm.run_to_the_end().unwrap(), End::Off);
+    // Twice 20 ms.
+    assert!(started.elapsed().as_millis() >= 40);
+    for touch in touch::touches(vm.ram(), addresses.len()).unwrap() {
+        assert_eq!((touch.value, touch.told), (Some(0), None));
+    }
+}
+
+#[test]
 fn a_guest_that_listens_is_told_of_each_frame_that_nobody_touched() {
     let _alone = alone();
     let vm = Vm::new(VmConfig {

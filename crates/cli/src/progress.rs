@@ -2,18 +2,18 @@
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-pub(super) struct Progress(ProgressBar);
+pub(crate) struct Progress(ProgressBar);
 
 impl Progress {
     /// Work with a known end.
-    pub(super) fn new(what: &'static str, steps: u64) -> Self {
+    pub(crate) fn new(what: &'static str, steps: u64) -> Self {
         let style = ProgressStyle::with_template("{msg} {wide_bar} {percent:>3} %")
             .expect("the template is fixed and valid");
         Self(ProgressBar::new(steps).with_style(style).with_message(what))
     }
 
     /// Work that ends when it does.
-    pub(super) fn spinner(what: &'static str) -> Self {
+    pub(crate) fn spinner(what: &'static str) -> Self {
         let style = ProgressStyle::with_template("{spinner} {msg}")
             .expect("the template is fixed and valid");
         Self(
@@ -23,15 +23,15 @@ impl Progress {
         )
     }
 
-    pub(super) fn set(&self, steps: u64) {
+    pub(crate) fn set(&self, steps: u64) {
         self.0.set_position(steps);
     }
 
-    pub(super) fn advance(&self) {
+    pub(crate) fn advance(&self) {
         self.0.inc(1);
     }
 
-    pub(super) fn tick(&self) {
+    pub(crate) fn tick(&self) {
         self.0.tick();
     }
 }

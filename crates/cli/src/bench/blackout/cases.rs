@@ -1,0 +1,31 @@
+//! What one case has come to.
+
+use crate::bench::pieces::Piece;
+
+/// All in microseconds.
+#[derive(Default)]
+pub(super) struct Samples {
+    /// From before the touch to after it.
+    pub(super) touched: Vec<f64>,
+    /// The longest gap that the other vCPU saw while it was watched.
+    pub(super) bystander: Vec<f64>,
+    /// From the touch of a lost frame to the guest's machine-check handler.
+    pub(super) told: Vec<f64>,
+    /// Of the wait, the copying to pages of 4 KiB.
+    pub(super) splitting: Vec<f64>,
+    /// From the fault until all of the page was there again.
+    pub(super) completed: Vec<f64>,
+    /// What the pages that failed consist of afterwards, in one guest.
+    pub(super) pieces: Vec<Piece>,
+}
+
+impl Samples {
+    pub(super) fn add(&mut self, other: Self) {
+        self.touched.extend(other.touched);
+        self.bystander.extend(other.bystander);
+        self.told.extend(other.told);
+        self.splitting.extend(other.splitting);
+        self.completed.extend(other.completed);
+        self.pieces = other.pieces;
+    }
+}

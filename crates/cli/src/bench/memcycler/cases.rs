@@ -1,0 +1,126 @@
+//! What is compared: memory that nothing happened to, and the same amount of it after errors.
+
+use std::time::Duration;
+
+use clap::ValueEnum;
+use oorandom::Rand64;
+use pagemend::FRAME_SIZE;
+use serde::Serialize;
+
+use super::{Access, Pattern};
+use crate::bench::huge::HugePages;
+use crate::bench::pieces::Piece;
+
+/// What was done about errors.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Policy {
+    /// There were none.
+    #[value(skip)]
+    Healthy,
+    /// Each page that was hit is pages of 4 KiB now.
+    Split,
+    /// Each page that was hit was mended.
+    Mend,
+}
+
+impl Policy {
+    pub(super) const OF_ERRORS: [Self; 2] = [Self::Split, Self::Mend];
+
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Healthy => "healthy",
+            Self::Split => "split",
+            Self::Mend => "mend",
+        }
+    }
+}
+
+/// One of the things that take turns.
+#[derive(Clone, Debug)]
+pub(super) struct Case {
+    pub(super) policy: Policy,
+    /// Where the lost frames are, from the beginning of the memory, in order: at most one in each
+    /// huge page.
+    pub(super) lost: Vec<u64>,
+}
+
+/// All cases on one page size, and how they are measured.
+#[derive(Clone, Debug)]
+pub(super) struct Setup {
+    pub(super) huge: HugePages,
+    /// Memory of each case.
+    pub(super) bytes: u64,
+    pub(super) threads: u8,
+    pub(super) pattern: Pattern,
+    pub(super) rounds: u32,
+    pub(super) turn: Duration,
+    /// The first is the healthy one.
+    pub(super) cases: Vec<Case>,
+}
+
+impl Setup {
+    /// Pages that are hit, of all cases of this kind together.
+    pub(super) fn hits(&self, policy: Policy) -> u64 {
+        let cases = self.cases.iter().filter(|case| case.policy == policy);
+        cases.map(|case| case.lost.len() as u64).sum()
+    }
+
+    /// The beginning of the huge page around a place in the memory.
+    pub(super) fn page_of(&self, lost: u64) -> u64 {
+        lost / self.huge.bytes() * self.huge.bytes()
+    }
+
+    /// What the memory of a case consists of where pages that were hit have been split.
+    pub(super) fn split_pieces(&self, case: &Case) -> Vec<Piece> {
+        let split = case.lost.len() as u64 * self.huge.bytes();
+        let sizes = [
+            (self.huge.size(), self.bytes - split),
+            (pagemend::PageSize::SIZE_4K, split),
+        ];
+        sizes
+            .into_iter()
+            .filter(|(_, bytes)| *bytes > 0)
+            .map(|(page_size, bytes)| Piece { page_size, bytes })
+            .collect()
+    }
+}
+
+/// What a case has come to.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Samples {
+    /// Words a microsecond of all threads together, by round, in the order of [`Access::ALL`].
+    pub(super) rates: [Vec<f64>; Access::ALL.len()],
+    pub(super) pieces: Vec<Piece>,
+}
+
+/// One frame in each of `hit` different pages of `pages`, in order.
+pub(super) fn lost_frames(huge: HugePages, pages: u64, hit: u64, random: &mut Rand64) -> Vec<u64> {
+    let mut numbers: Vec<u64> = (0..pages).collect();
+    for chosen in 0..hit {
+        numbers.swap(chosen as usize, random.rand_range(chosen..pages) as usize);
+    }
+    numbers.truncate(hit as usize);
+    numbers.sort_unstable();
+    let frames = huge.size().frames();
+    numbers
+        .into_iter()
+        .map(|page| page * huge.bytes() + random.rand_range(0..frames) * FRAME_SIZE)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_hit_different_pages_and_the_same_ones_for_a_seed() {
+        let chosen = |seed| lost_frames(HugePages::Two, 40, 10, &mut Rand64::new(seed));
+        let lost = chosen(1);
+        assert_eq!(lost.len(), 10);
+        assert!(lost.windows(2).all(|two| two[0] >> 21 < two[1] >> 21));
+        assert!(lost.iter().all(|at| at % FRAME_SIZE == 0 && *at < 80 << 20));
+        assert_eq!(lost, chosen(1));
+        assert_ne!(lost, chosen(2));
+    }
+}
