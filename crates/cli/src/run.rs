@@ -148,7 +148,7 @@ impl Run {
     pub(crate) fn run(self) -> io::Result<ExitCode> {
         let stock = self.kernel.is_some();
         let json = self.json;
-        let report = match self.to_the_end() {
+        let report = match self.steer() {
             Ok((End::Off, vm)) => Report::off(&vm),
             Ok((End::Crash(reason), vm)) => Report::crash(host::explain(reason, stock), &vm),
             Err(error) => Report::cannot(crate::chain(&error)),
@@ -156,7 +156,7 @@ impl Run {
         report.print(json)
     }
 
-    fn to_the_end(self) -> Result<(End, Arc<Vm>), RunError> {
+    fn steer(self) -> Result<(End, Arc<Vm>), RunError> {
         let at_stdio = self.console == "stdio";
         let (paused, events) = (self.paused, self.events.clone());
         let socket = self.api.as_deref().map(ApiSocket::bind).transpose()?;

@@ -1,6 +1,8 @@
 //! What the tests of several commands need: the program under a filter, and its JSON held against
 //! the document that describes it.
 
+#![allow(dead_code, reason = "each test takes what it needs")]
+
 use std::collections::BTreeMap;
 use std::io;
 use std::os::unix::process::CommandExt;

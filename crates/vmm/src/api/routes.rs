@@ -26,12 +26,24 @@ struct Route {
 const ROUTES: &[Route] = &[
     get("/api/v1/ping", |_, _| json(&Pong::new())),
     get("/api/v1/vm.info", |vm, _| json(&Info::of(vm))),
-    put("/api/v1/vm.pause", |vm, _| done(vm.pause()?)),
-    put("/api/v1/vm.resume", |vm, _| done(vm.resume()?)),
-    put("/api/v1/vm.reset", |vm, _| done(vm.reset()?)),
-    put("/api/v1/vm.shutdown", |vm, _| done(vm.shut_down())),
+    put("/api/v1/vm.pause", |vm, _| {
+        vm.pause()?;
+        done()
+    }),
+    put("/api/v1/vm.resume", |vm, _| {
+        vm.resume()?;
+        done()
+    }),
+    put("/api/v1/vm.reset", |vm, _| {
+        vm.reset()?;
+        done()
+    }),
+    put("/api/v1/vm.shutdown", |vm, _| {
+        vm.shut_down();
+        done()
+    }),
     get("/api/v1/memory.ledger", |vm, _| {
-        vm.pagemend().with_ledger(|ledger| json(ledger))
+        vm.pagemend().with_ledger(json)
     }),
     put("/api/v1/memory.inject", |vm, body| {
         json(&inject::inject(vm, body)?)
@@ -59,7 +71,7 @@ fn json(value: &impl serde::Serialize) -> Result<Answer, Refusal> {
     Ok(Answer::Whole(Response::json(value)))
 }
 
-fn done((): ()) -> Result<Answer, Refusal> {
+fn done() -> Result<Answer, Refusal> {
     Ok(Answer::Whole(Response::done()))
 }
 
