@@ -16,7 +16,9 @@ use clap::{ArgGroup, Args};
 use pagemend::Policy;
 use pagemend_vmm::api::{Api, ApiError, ApiSocket, SocketError};
 use pagemend_vmm::seccomp::{self, Seccomp, SeccompError, Task};
-use pagemend_vmm::{Console, CpuModel, End, MemoryConfig, Payload, Untold, Vm, VmConfig, VmError};
+use pagemend_vmm::{
+    Console, CpuModel, End, MemoryConfig, Notify, Payload, Untold, Vm, VmConfig, VmError,
+};
 
 use crate::pages::Pages;
 use crate::size::Size;
@@ -74,6 +76,10 @@ pub(crate) struct Run {
         help_heading = "Memory"
     )]
     untold: Untold,
+    /// How the guest is told of lost memory that it has not touched: by machine checks (mce), by
+    /// error records that it polls (ghes), or by what it has shown that it can take (auto).
+    #[arg(long, value_name = "WAY", default_value_t, help_heading = "Memory")]
+    notify: Notify,
     /// Do not look for errors that nobody has touched: they are met by touch.
     #[arg(long, help_heading = "Memory")]
     late: bool,
@@ -222,6 +228,7 @@ impl Run {
             },
             channel: self.channel,
             untold: self.untold,
+            notify: self.notify,
             early: !self.late,
             seccomp: self.seccomp,
         })

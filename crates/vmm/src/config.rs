@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use pagemend::{Filling, MemoryKind, Policy};
+use pagemend_guest::route::Notify;
 
 use crate::layout;
 use crate::seccomp::Seccomp;
@@ -25,6 +26,8 @@ pub struct VmConfig {
     pub channel: Option<PathBuf>,
     /// What happens when a guest touches a lost frame and cannot be told.
     pub untold: Untold,
+    /// How the guest is told of lost memory that it has not touched.
+    pub notify: Notify,
     /// Whether errors that nobody touched are looked for: off, they are met by touch.
     pub early: bool,
     /// What is done about system calls that a thread has no use for.

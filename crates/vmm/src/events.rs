@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use pagemend::{Event, FRAME_SIZE, Gpa, GpaRange};
+use pagemend_guest::route::Way;
 use serde::Serialize;
 
 /// Name and version of the events' JSON form.
@@ -51,6 +52,21 @@ pub enum What {
         gpa: Gpa,
         /// How much is lost, in bytes.
         size: u64,
+    },
+    /// The guest does not read the error records in its memory. They wait.
+    RecordsUnread {
+        /// For how long it has not, in milliseconds in which it ran.
+        unread_ms: u64,
+        /// Frames that it has not heard of.
+        frames: usize,
+    },
+    /// What waits to be told is told by another way from now on, because of what the guest has
+    /// shown.
+    Rerouted {
+        /// By which.
+        to: Way,
+        /// Frames that wait.
+        frames: usize,
     },
     /// vCPUs run.
     Resume,
@@ -120,7 +136,7 @@ pub enum Recipient {
 pub enum FailureAction {
     /// Nothing: the memory is not used.
     Ignore,
-    /// The guest was given a machine check.
+    /// The guest was given a machine check or a record, or will be when it can take one.
     Inject,
     /// The guest cannot go on.
     Fatal,

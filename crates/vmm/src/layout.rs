@@ -16,6 +16,10 @@ pub(crate) const PAGE_TABLES: Gpa = Gpa::new(0x4_0000);
 pub(crate) const EBDA: Gpa = Gpa::new(0x9_fc00);
 /// The ACPI tables, from the root pointer on, where a PC's BIOS has it.
 pub(crate) const ACPI: Gpa = Gpa::new(0xe_0000);
+/// Bytes at the end of low memory that are firmware's, as on a PC: the registers and the block of a
+/// source of error records, and the errors of the boot before. Not with the tables, because Linux
+/// reserves all below 1 MiB for itself and then refuses to look for boot errors there.
+pub(crate) const FIRMWARE_LEN: u64 = 64 << 10;
 /// Where a kernel is loaded, and high memory begins.
 pub(crate) const HIGH_MEMORY: Gpa = Gpa::new(0x10_0000);
 /// Memory ends here and goes on at [`ABOVE_HOLE`]: interrupt controllers and KVM's own pages lie
@@ -43,6 +47,12 @@ pub(crate) fn memory(bytes: u64) -> Vec<GpaRange> {
         .filter(|(_, len)| *len > 0)
         .filter_map(|(start, len)| AddressRange::new(start, len))
         .collect()
+}
+
+/// What is firmware's of guest memory that starts with `low`.
+pub(crate) fn firmware(low: GpaRange) -> GpaRange {
+    low.slice(low.len() - FIRMWARE_LEN, FIRMWARE_LEN)
+        .expect("a machine has more memory than its firmware")
 }
 
 #[cfg(test)]

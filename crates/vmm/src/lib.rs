@@ -31,5 +31,6 @@ pub use config::{
 pub use events::{FailureAction, Flags, Hub, Recipient, SCHEMA, VmEvent, What};
 pub use kick::KickError;
 pub use memory::{Ram, RamError};
+pub use pagemend_guest::route::{Capability, Notify};
 pub use tell::TellError;
 pub use vm::{End, Phase, Vm, VmError};

@@ -94,6 +94,16 @@ impl Ram {
         self.0.iter().map(GuestRegion::range)
     }
 
+    /// The end of low memory, which is firmware's where the payload is a kernel.
+    pub(crate) fn firmware(&self) -> GpaRange {
+        layout::firmware(self.low().range())
+    }
+
+    /// The memory below the hole.
+    pub(crate) fn low(&self) -> &GuestRegion {
+        &self.0[0]
+    }
+
     /// Gives it to KVM, one slot for each range.
     pub(crate) fn plug_in(&self, vm: &VmFd) -> Result<(), RamError> {
         for (slot, region) in (0..).zip(&self.0) {

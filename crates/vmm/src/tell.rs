@@ -1,14 +1,17 @@
-//! Telling the guest: how its vCPUs are set up to take machine checks, and what goes to them when
-//! the mender has recorded a loss.
+//! Telling the guest: how its vCPUs are set up to take machine checks, where it finds records, and
+//! what goes to it when the mender has recorded a loss.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use kvm_bindings::CpuId;
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
-use pagemend::{Cause, Event, FRAME_SIZE, Gpa, GpaRange, Step};
-use pagemend_guest::deliver::{self, Counts, MachineChecks, RETRY, Teller};
+use pagemend::{Cause, Event, FRAME_SIZE, Gpa, GpaRange, GuardError, GuestRegion, Step};
+use pagemend_guest::deliver::{self, MachineChecks, RETRY, Teller};
+use pagemend_guest::ghes::{self, Patience, Place, Records, Source};
 use pagemend_guest::kvm::cpuid::{self, CpuidFull};
 use pagemend_guest::kvm::{self, SetupError, mce_cap_supported, mcg_cap, setup_vcpu};
+use pagemend_guest::route::{Capability, Counts, Moved, Notify, Offered, Router, Way};
 use pagemend_guest::x86::{AoSignal, Vendor};
 
 use crate::events::{FailureAction, Hub, Recipient, What};
@@ -39,36 +42,62 @@ pub enum TellError {
     Setup(#[from] SetupError),
 }
 
-/// A guest's machine checks.
+/// What a guest is told, by machine checks and by records.
 #[derive(Clone)]
 pub(crate) struct Told {
-    checks: Arc<MachineChecks>,
+    router: Arc<Router<GuestRegion>>,
     supported: u64,
 }
 
 impl Told {
     /// For a guest that is shown `cpuid`.
-    pub(crate) fn new(kvm: &Kvm, vm: &VmFd, shown: &CpuId, vcpus: u8) -> Result<Self, TellError> {
+    pub(crate) fn new(
+        kvm: &Kvm,
+        vm: &VmFd,
+        shown: &CpuId,
+        vcpus: u8,
+        notify: Notify,
+    ) -> Result<Self, TellError> {
         let supported = mce_cap_supported(kvm).map_err(TellError::NoMachineChecks)?;
         let vendor = cpuid::vendor(shown).ok_or(TellError::Vendor)?;
         let banks = deliver::DEFAULT_BANKS;
+        let mcg_cap = mcg_cap(vendor, supported, banks);
         let config = deliver::Config {
             vendor,
-            signal: AoSignal::best(vendor, mcg_cap(vendor, supported, banks)),
+            signal: AoSignal::best(vendor, mcg_cap),
             banks,
             vcpus: vcpus.into(),
             limit: LIMIT,
         };
         kvm::watch(vm, &config).map_err(TellError::Watch)?;
+        let (offered, checks) = (Offered::new(vendor, mcg_cap), MachineChecks::new(config));
         Ok(Self {
-            checks: MachineChecks::new(config),
+            router: Arc::new(Router::new(notify, offered, checks)),
             supported,
         })
     }
 
+    fn checks(&self) -> &Arc<MachineChecks> {
+        self.router.machine_checks()
+    }
+
+    /// Gives the guest a source of records at `place` in `memory`.
+    pub(crate) fn offer_records(
+        &self,
+        memory: GuestRegion,
+        place: Place,
+    ) -> Result<(), GuardError> {
+        let config = ghes::Config {
+            patience: Patience::default(),
+            limit: LIMIT,
+        };
+        let source = Source::new(memory, place);
+        self.router.offer(Records::new(source, config))
+    }
+
     /// Whose rules the guest follows.
     pub(crate) fn vendor(&self) -> Vendor {
-        self.checks.config().vendor
+        self.checks().config().vendor
     }
 
     /// Makes `cpuid` that of a processor that recovers.
@@ -78,21 +107,21 @@ impl Told {
 
     /// Gives a vCPU, which has its CPUID, its banks. Returns its MCG_CAP.
     pub(crate) fn set_up(&self, vcpu: &VcpuFd, shown: &CpuId) -> Result<u64, TellError> {
-        let banks = self.checks.config().banks;
+        let banks = self.checks().config().banks;
         Ok(setup_vcpu(vcpu, shown, self.supported, banks)?)
     }
 
     /// What tells one vCPU.
     pub(crate) fn teller(&self, vcpu: u8) -> Teller {
-        self.checks.teller(vcpu.into())
+        self.checks().teller(vcpu.into())
     }
 
     /// What listens to the mender: frames that it has recorded wait to be told from then on.
     pub(crate) fn listener(&self, hub: Hub, bell: Bell) -> impl FnMut(&Event) + Send + 'static {
-        let checks = Arc::clone(&self.checks);
+        let router = Arc::clone(&self.router);
         let mut fault = Fault::default();
         move |event| {
-            for report in fault.take(event, &checks, &bell) {
+            for report in fault.take(event, &router, &bell) {
                 hub.tell(report);
             }
             hub.tell(What::Mender {
@@ -103,19 +132,67 @@ impl Told {
 
     /// Frames that wait to be told.
     pub(crate) fn waiting(&self) -> Vec<Gpa> {
-        self.checks.waiting()
+        self.router.waiting()
     }
 
     /// What was told so far.
     pub(crate) fn counts(&self) -> Counts {
-        self.checks.counts()
+        self.router.counts()
+    }
+
+    /// What the guest can be told by.
+    pub(crate) fn capability(&self) -> Capability {
+        self.router.capability()
+    }
+
+    /// What the guest has named to `_OSC`.
+    pub(crate) fn osc(&self, support: u32) {
+        self.router.osc(support);
+    }
+
+    /// A vCPU has touched the frame, and was told.
+    pub(crate) fn touched(&self, gpa: Gpa) {
+        self.router.told(gpa);
+    }
+
+    /// Sees what the guest has read and posts what comes next. The first vCPU does so on its way,
+    /// and is called where nothing else brings it here in time: nobody else has to, and nothing
+    /// happens while nothing waits.
+    pub(crate) fn tend(&self, hub: &Hub, bell: &Bell) {
+        if !self.router.is_pending() {
+            return;
+        }
+        let tended = match self.router.tend(Instant::now()) {
+            Ok(tended) => tended,
+            Err(error) => {
+                tracing::warn!(%error, "the memory in which the guest finds error records is lost");
+                return bell.after(0, RETRY);
+            }
+        };
+        if let Some(overdue) = tended.records.overdue {
+            hub.tell(What::RecordsUnread {
+                unread_ms: overdue.unread_for.as_millis() as u64,
+                frames: overdue.frames,
+            });
+        }
+        if let Some(Moved { to, frames }) = tended.moved {
+            hub.tell(What::Rerouted { to, frames });
+            if to == Way::Mce {
+                bell.all();
+            }
+        }
+        if let Some(time) = tended.records.look_after {
+            bell.after(0, time);
+        }
     }
 
     /// The guest starts again, and need not be told of what it lost before but for what is `lost`
     /// still.
     pub(crate) fn reset(&self, lost: &[GpaRange]) {
-        self.checks.reset();
-        self.checks.lost(lost.iter().copied());
+        if let Err(error) = self.router.reset() {
+            tracing::warn!(%error, "the memory in which the guest finds error records is lost");
+        }
+        self.router.lost(lost.iter().copied(), Instant::now());
     }
 }
 
@@ -129,7 +206,7 @@ struct Fault {
 
 impl Fault {
     /// Takes a step of the mender, and gives what is to be reported of it.
-    fn take(&mut self, event: &Event, checks: &MachineChecks, bell: &Bell) -> Vec<What> {
+    fn take(&mut self, event: &Event, router: &Router<GuestRegion>, bell: &Bell) -> Vec<What> {
         match &event.step {
             Step::Fault { gpa, cause, .. } => {
                 *self = Self {
@@ -140,8 +217,20 @@ impl Fault {
             }
             Step::Record { lost, .. } => {
                 self.told = true;
-                if checks.lost(lost.iter().copied()).added > 0 {
-                    self.call(checks, bell);
+                // Most likely a vCPU has touched it, and is about to be told in a better way. If it
+                // was a device, the guest hears of it a little later.
+                let touched = self.touched.is_some();
+                let delay = if touched { RETRY } else { Duration::ZERO };
+                let routed = router.lost(lost.iter().copied(), Instant::now() + delay);
+                match routed.way {
+                    _ if routed.queued.added == 0 => {}
+                    Way::Ghes => bell.after(0, delay),
+                    Way::Mce if !touched => bell.all(),
+                    Way::Mce => {
+                        for vcpu in 0..router.machine_checks().config().vcpus {
+                            bell.after(vcpu, delay);
+                        }
+                    }
                 }
                 // A vCPU that has touched a frame reports that itself, when it is told.
                 let alone = |range: &&GpaRange| {
@@ -161,17 +250,6 @@ impl Fault {
                 event.page,
             )],
             _ => vec![],
-        }
-    }
-
-    fn call(&self, checks: &MachineChecks, bell: &Bell) {
-        if self.touched.is_none() {
-            return bell.all();
-        }
-        // Most likely a vCPU touched it, and is about to be told in a better way. If it was a
-        // device, the guest hears of it a little later.
-        for vcpu in 0..checks.config().vcpus {
-            bell.after(vcpu, RETRY);
         }
     }
 }

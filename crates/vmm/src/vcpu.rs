@@ -16,6 +16,7 @@ use crate::devices::{Demand, Ports};
 use crate::events::{FailureAction, Hub, What};
 use crate::kick::{self, Bell};
 use crate::seccomp::Filter;
+use crate::tell::Told;
 
 /// What a vCPU says to whoever steers the machine. The gate is closed before it is said, so the
 /// vCPU does not go on until it has been dealt with.
@@ -53,6 +54,7 @@ pub(crate) struct Surroundings {
     pub(crate) pagemend: Arc<Pagemend>,
     pub(crate) reports: Sender<Report>,
     pub(crate) entry: Entry,
+    pub(crate) told: Told,
     pub(crate) untold: Untold,
     pub(crate) filter: Arc<Filter>,
 }
@@ -143,7 +145,11 @@ impl Vcpu {
                 }
                 Go::End => return Ok(()),
             }
-            if let Some(report) = turn(&mut vcpu, around)? {
+            let report = turn(&mut vcpu, around)?;
+            if origin.index == 0 {
+                around.told.tend(&around.hub, &around.bell);
+            }
+            if let Some(report) = report {
                 around.gate.close();
                 let _ = around.reports.send(report);
             }
@@ -160,6 +166,7 @@ fn turn(vcpu: &mut GuestVcpu, around: &Surroundings) -> Result<Option<Report>, S
         Turn::Exit(served) => served,
         Turn::Mended | Turn::Again => Ok(None),
         Turn::Told { gpa } => {
+            around.told.touched(gpa);
             around
                 .hub
                 .tell(What::touched(FailureAction::Inject, false, gpa));

@@ -10,11 +10,12 @@ use std::thread;
 use kvm_bindings::CpuId;
 use kvm_ioctls::Kvm;
 use pagemend::{BuildError, Gpa, GuestMemory, Pagemend};
-use pagemend_guest::deliver::Counts;
+use pagemend_guest::route::{Capability, Counts};
 
+use crate::acpi;
 use crate::boot::{self, BootError};
 use crate::chipset::{Chipset, ChipsetError};
-use crate::config::{ConfigError, Console, Untold, VmConfig};
+use crate::config::{ConfigError, Console, Payload, Untold, VmConfig};
 use crate::control::Gate;
 use crate::cpu::cpuid;
 use crate::devices::serial::SerialPort;
@@ -142,7 +143,7 @@ impl Vm {
             .map_err(refused("to tell what its vCPUs can do"))?;
         let chipset = Chipset::new(&kvm)?;
         let first = cpuid::of_vcpu(&supported, config.cpu, 0, config.vcpus);
-        let told = Told::new(&kvm, chipset.vm(), &first, config.vcpus)?;
+        let told = Told::new(&kvm, chipset.vm(), &first, config.vcpus, config.notify)?;
         let bell =
             Bell::new(seccomp::filter(Task::Bell, config.seccomp)?).map_err(VmError::Thread)?;
         let pagemend = {
@@ -161,9 +162,15 @@ impl Vm {
             console: open_console(&config.console)?,
             channel: open_channel(&config)?,
             hub: hub.clone(),
+            told: told.clone(),
         };
         chipset.wire(&ports)?;
-        let entry = boot::load(&config.payload, &ram, config.vcpus)?;
+        if let Payload::Linux { .. } = config.payload {
+            let place = acpi::source(ram.firmware());
+            let offered = told.offer_records(ram.low().clone(), place);
+            offered.map_err(BootError::Memory)?;
+        }
+        let entry = boot::load(&config.payload, &ram, config.vcpus, &[])?;
 
         let (owner, reports) = channel();
         let gate = Arc::new(Gate::new());
@@ -175,6 +182,7 @@ impl Vm {
             pagemend: Arc::clone(&pagemend),
             reports: owner.clone(),
             entry,
+            told: told.clone(),
             untold: config.untold,
             filter: Arc::new(seccomp::filter(Task::Vcpu, config.seccomp)?),
         };
@@ -264,6 +272,11 @@ impl Vm {
         self.told.counts()
     }
 
+    /// What the guest can be told by, as far as it has shown.
+    pub fn capability(&self) -> Capability {
+        self.told.capability()
+    }
+
     /// What happens to it.
     pub fn events(&self) -> &Hub {
         &self.hub
@@ -324,10 +337,13 @@ impl Vm {
     fn reset_for(&self, by_guest: bool) -> Result<(), VmError> {
         let phase = self.steer_living()?;
         self.stop_vcpus();
+        let before = self
+            .pagemend
+            .with_ledger(|ledger| ledger.iter().collect::<Vec<_>>());
         let memory = self.pagemend.reset().map_err(|_| VmError::Ended)?;
         self.told.reset(&memory.lost);
         self.chipset.reset()?;
-        boot::load(&self.config.payload, &self.ram, self.config.vcpus)?;
+        boot::load(&self.config.payload, &self.ram, self.config.vcpus, &before)?;
         self.gate.start_again();
         self.hub.tell(What::Reset { by_guest });
         if *phase == Phase::Running {

@@ -42,23 +42,22 @@
 //! meet in one such machine check. None for an untouched frame is begun until all have come out of
 //! the last.
 
-mod queue;
 mod teller;
 mod vcpu;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use pagemend_core::address::{Gpa, GpaRange};
+use pagemend_core::address::{Gpa, GpaRange, PageSize};
 use serde::Serialize;
 
-pub use queue::Queued;
 pub use teller::{Answer, Outcome, RETRY, Teller};
 pub use vcpu::{Bank, Obstacle, State, Vcpu};
 
+use crate::queue::Queue;
+pub use crate::queue::Queued;
 use crate::x86::bits::{MSR_MCG_STATUS, msr_mci_status};
 use crate::x86::{AoSignal, Vendor};
-use queue::Queue;
 
 /// The bank of those who only have to be there.
 pub const BANK_BYSTANDER: u8 = 8;
@@ -127,6 +126,8 @@ struct Inner {
 /// What is known of one vCPU.
 #[derive(Clone, Debug, Default)]
 struct Seat {
+    /// CR4.MCE when it was last looked at.
+    enabled: Option<bool>,
     /// It has to take part in another's machine check.
     summoned: bool,
     /// It was given a machine check, and has not been seen outside of it since.
@@ -184,6 +185,37 @@ impl MachineChecks {
         inner.counts.withheld += queued.withheld;
         self.publish(&inner);
         queued
+    }
+
+    /// Frames that are to be told by another way wait here again. The limit was theirs there.
+    pub fn wait(&self, frames: impl IntoIterator<Item = Gpa>) -> u64 {
+        let pages = frames.into_iter();
+        let pages = pages.map(|gpa| GpaRange::page(gpa, PageSize::SIZE_4K));
+        let mut inner = self.inner();
+        let queued = inner.queue.add(pages, usize::MAX);
+        self.publish(&inner);
+        queued.added
+    }
+
+    /// What waits is told by another way: it is given back, and does not wait any more.
+    pub fn take_waiting(&self) -> Vec<Gpa> {
+        let mut inner = self.inner();
+        let taken = inner.queue.take();
+        self.publish(&inner);
+        taken
+    }
+
+    /// Whether the guest takes machine checks: CR4.MCE of the vCPUs that were looked at since the
+    /// last reset, which they are when something waits or they touch what is lost. True where one
+    /// has it set.
+    pub fn enabled(&self) -> Option<bool> {
+        let inner = self.inner();
+        inner.seats.iter().filter_map(|seat| seat.enabled).max()
+    }
+
+    /// Whether there is anything for vCPUs to do.
+    pub fn has_waiting(&self) -> bool {
+        self.waiting.load(Ordering::Acquire) != 0
     }
 
     /// Frames that wait to be told, first in line first.

@@ -91,6 +91,7 @@ impl Teller {
         let state = vcpu.state()?;
         let seat = &mut inner.seats[self.vcpu];
         seat.inside = state.in_progress();
+        seat.enabled = Some(state.enabled());
         if !seat.summoned {
             return Ok(());
         }
@@ -168,6 +169,7 @@ impl Teller {
     pub fn touched<V: Vcpu>(&mut self, vcpu: &mut V, gpa: Gpa) -> Result<Answer, V::Error> {
         let mut inner = self.checks.inner();
         let state = vcpu.state()?;
+        inner.seats[self.vcpu].enabled = Some(state.enabled());
         let bank = vcpu.bank(BANK_REQUIRED)?;
         if let Some(obstacle) = state.obstacle(&bank) {
             inner.counts.refused += 1;

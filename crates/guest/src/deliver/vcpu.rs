@@ -88,6 +88,11 @@ impl fmt::Display for Obstacle {
 }
 
 impl State {
+    /// Whether the guest takes machine checks.
+    pub(super) fn enabled(&self) -> bool {
+        self.cr4 & CR4_MCE != 0
+    }
+
     /// Whether an Intel guest has opted in to local machine checks.
     pub(super) fn local(&self) -> bool {
         self.mcg_ext_ctl & MCG_EXT_CTL_LMCE_EN != 0
@@ -100,7 +105,7 @@ impl State {
     /// What keeps an uncorrected error from being taken in `bank` (KVM
     /// `kvm_vcpu_ioctl_x86_set_mce`, `arch/x86/kvm/x86.c`).
     pub(super) fn obstacle(&self, bank: &Bank) -> Option<Obstacle> {
-        if self.cr4 & CR4_MCE == 0 {
+        if !self.enabled() {
             Some(Obstacle::MachineChecksOff)
         } else if self.in_progress() {
             Some(Obstacle::InProgress)

@@ -1,6 +1,7 @@
 //! What the machine says of itself.
 
 use pagemend::{FRAME_SIZE, GpaRange, Policy, Totals};
+use pagemend_guest::route::{Capability, Counts};
 use serde::Serialize;
 
 use crate::{CpuModel, Phase, Vm};
@@ -34,6 +35,10 @@ pub(super) struct Info {
     memory: Memory,
     /// What was done about failures, in numbers.
     totals: Totals,
+    /// What the guest can be told by, as far as it has shown.
+    guest: Capability,
+    /// What the guest was told, in numbers.
+    told: Counts,
 }
 
 #[derive(Serialize)]
@@ -67,6 +72,8 @@ impl Info {
                 untold_bytes: vm.waiting().len() as u64 * FRAME_SIZE,
             },
             totals: vm.pagemend().totals(),
+            guest: vm.capability(),
+            told: vm.told(),
         }
     }
 }

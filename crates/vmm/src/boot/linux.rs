@@ -147,10 +147,18 @@ fn describe_memory(params: &mut boot_params, ram: &Ram) {
         (layout::EBDA.get(), 0xa_0000, RESERVED),
         (layout::ACPI.get(), layout::HIGH_MEMORY.get(), RESERVED),
     ];
+    let firmware = ram.firmware();
     for range in ram.ranges() {
         let start = range.start().max(layout::HIGH_MEMORY);
-        entries.push((start.get(), range.end().get(), USABLE));
+        let end = if range.covers(&firmware) {
+            firmware.start()
+        } else {
+            range.end()
+        };
+        entries.push((start.get(), end.get(), USABLE));
     }
+    entries.push((firmware.start().get(), firmware.end().get(), RESERVED));
+    entries.sort_unstable();
     for (slot, (start, end, type_)) in params.e820_table.iter_mut().zip(&entries) {
         *slot = boot_e820_entry {
             addr: *start,

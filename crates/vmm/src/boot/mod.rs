@@ -80,8 +80,13 @@ pub(crate) struct Entry {
     pub(crate) all: bool,
 }
 
-/// Loads `payload` into fresh memory.
-pub(crate) fn load(payload: &Payload, ram: &Ram, vcpus: u8) -> Result<Entry, BootError> {
+/// Loads `payload` into fresh memory. `before` is what the guest had lost when it was last reset.
+pub(crate) fn load(
+    payload: &Payload,
+    ram: &Ram,
+    vcpus: u8,
+    before: &[Gpa],
+) -> Result<Entry, BootError> {
     let mapped = ram.ranges().last().map_or(0, |range| range.end().get());
     long_mode::write_tables(ram, mapped)?;
     match payload {
@@ -90,7 +95,7 @@ pub(crate) fn load(payload: &Payload, ram: &Ram, vcpus: u8) -> Result<Entry, Boo
             initrd,
             cmdline,
         } => {
-            let root = acpi::write_tables(ram, vcpus)?;
+            let root = acpi::write_tables(ram, vcpus, before)?;
             linux::load(kernel, initrd.as_deref(), cmdline, root, ram)
         }
         Payload::Flat(code) => {
@@ -112,9 +117,8 @@ pub(crate) fn load(payload: &Payload, ram: &Ram, vcpus: u8) -> Result<Entry, Boo
     }
 }
 
-/// What is left from `start` to the end of low memory.
+/// What is left of low memory from `start` to what is firmware's.
 fn room_above(ram: &Ram, start: Gpa) -> GpaRange {
-    let low = ram.ranges().next().expect("guest memory is never empty");
-    let len = low.end().get().saturating_sub(start.get());
+    let len = ram.firmware().start().get().saturating_sub(start.get());
     GpaRange::new(start, len).expect("low memory ends far below the end of the address space")
 }

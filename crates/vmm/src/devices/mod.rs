@@ -1,6 +1,7 @@
 //! The devices that a stock kernel needs to start, to speak and to end: two serial ports, a reset
-//! line, a power switch and a bell for emergencies. Everything else reads as if nothing were there.
+//! line, a power switch, a bell for emergencies and a slot for what the guest says of itself. Everything else reads as if nothing were there.
 
+pub(crate) mod osc;
 pub(crate) mod panic;
 pub(crate) mod power;
 pub(crate) mod serial;
@@ -8,6 +9,7 @@ pub(crate) mod serial;
 use std::sync::Arc;
 
 use crate::events::Hub;
+use crate::tell::Told;
 use power::Power;
 use serial::SerialPort;
 
@@ -26,6 +28,7 @@ pub(crate) struct Ports {
     pub(crate) console: Arc<SerialPort>,
     pub(crate) channel: Arc<SerialPort>,
     pub(crate) hub: Hub,
+    pub(crate) told: Told,
 }
 
 impl Ports {
@@ -41,6 +44,9 @@ impl Ports {
 
     /// Returns what the guest asks for by writing `data`.
     pub(crate) fn write(&self, port: u16, data: &[u8]) -> Option<Demand> {
+        if let (osc::PORT, Ok(word)) = (port, data.try_into()) {
+            osc::write(u32::from_le_bytes(word), &self.told);
+        }
         let &[byte] = data else { return None };
         match self.serial(port) {
             Some((serial, offset)) => {

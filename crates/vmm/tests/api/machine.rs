@@ -11,7 +11,9 @@ use pagemend::{MemoryKind, Policy};
 use pagemend_vmm::api::{Api, ApiSocket, Client};
 use pagemend_vmm::guests::parrot;
 use pagemend_vmm::seccomp::Seccomp;
-use pagemend_vmm::{Console, CpuModel, End, MemoryConfig, Payload, Untold, Vm, VmConfig, VmError};
+use pagemend_vmm::{
+    Console, CpuModel, End, MemoryConfig, Notify, Payload, Untold, Vm, VmConfig, VmError,
+};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -60,6 +62,7 @@ impl Machine {
             console: Console::Off,
             channel: None,
             untold: Untold::Stop,
+            notify: Notify::Auto,
             early: true,
             seccomp: Seccomp::On,
         });

@@ -4,7 +4,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use pagemend::probe::Pool;
 use pagemend::{MemoryKind, PageSize, Policy, resize_pool};
-use pagemend_vmm::{Console, CpuModel, MemoryConfig, Payload, Untold, VmConfig};
+use pagemend_vmm::{Console, CpuModel, MemoryConfig, Notify, Payload, Untold, VmConfig};
 
 /// A process has one mender, and so one machine at a time.
 pub(crate) fn alone() -> MutexGuard<'static, ()> {
@@ -26,6 +26,7 @@ pub(crate) fn config(code: Vec<u8>, vcpus: u8) -> VmConfig {
         console: Console::Off,
         channel: None,
         untold: Untold::Stop,
+        notify: Notify::Auto,
         early: true,
         seccomp: pagemend_vmm::seccomp::Seccomp::On,
     }

@@ -17,14 +17,14 @@ pub struct Queued {
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Queue {
+pub(crate) struct Queue {
     line: VecDeque<Gpa>,
     members: HashSet<Gpa>,
 }
 
 impl Queue {
     /// Adds the frames of one loss, up to `limit` of them.
-    pub(super) fn add(&mut self, lost: impl IntoIterator<Item = GpaRange>, limit: usize) -> Queued {
+    pub(crate) fn add(&mut self, lost: impl IntoIterator<Item = GpaRange>, limit: usize) -> Queued {
         let mut queued = Queued::default();
         let mut left = limit;
         for range in lost {
@@ -44,34 +44,44 @@ impl Queue {
     }
 
     /// Puts a frame back in front: it was taken, and not told after all.
-    pub(super) fn put_back(&mut self, gpa: Gpa) {
+    pub(crate) fn put_back(&mut self, gpa: Gpa) {
         if self.members.insert(gpa) {
             self.line.push_front(gpa);
         }
     }
 
-    pub(super) fn first(&self) -> Option<Gpa> {
+    pub(crate) fn first(&self) -> Option<Gpa> {
         self.line.front().copied()
     }
 
+    /// Takes up to `count` from the front.
+    pub(crate) fn take_first(&mut self, count: usize) -> Vec<Gpa> {
+        let count = count.min(self.line.len());
+        let taken: Vec<Gpa> = self.line.drain(..count).collect();
+        for gpa in &taken {
+            self.members.remove(gpa);
+        }
+        taken
+    }
+
     /// The frame has been told, by whatever way.
-    pub(super) fn remove(&mut self, gpa: Gpa) {
+    pub(crate) fn remove(&mut self, gpa: Gpa) {
         if self.members.remove(&gpa) {
             self.line.retain(|waiting| *waiting != gpa);
         }
     }
 
     /// Everything that waits.
-    pub(super) fn take(&mut self) -> Vec<Gpa> {
+    pub(crate) fn take(&mut self) -> Vec<Gpa> {
         self.members.clear();
         std::mem::take(&mut self.line).into()
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = Gpa> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = Gpa> {
         self.line.iter().copied()
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.line.len()
     }
 }
