@@ -68,8 +68,12 @@ fn disassemble(directory: &Path, name: &str, bytes: &[u8]) -> Option<String> {
 }
 
 fn iasl(directory: &Path, arguments: &[&str]) -> Option<String> {
-    let output = Command::new("iasl").args(arguments).current_dir(directory);
-    let output = { output }.output().ok()?;
+    let mut command = Command::new("iasl");
+    let output = command
+        .args(arguments)
+        .current_dir(directory)
+        .output()
+        .ok()?;
     let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{text}");
     Some(text.into_owned())

@@ -55,7 +55,7 @@ fn load_linux(kernel: &[u8], initrd: Option<&[u8]>, cmdline: &str) -> Result<Ent
         initrd: initrd.as_ref().map(|path| path.to_path_buf()),
         cmdline: cmdline.to_owned(),
     };
-    load(&payload, &machine().ram, 2)
+    load(&payload, &machine().ram, 2, &[])
 }
 
 fn put(bytes: &mut [u8], at: usize, value: &[u8]) {
@@ -170,7 +170,7 @@ fn an_initial_file_system_without_an_end_is_too_large() {
         initrd: Some("/dev/zero".into()),
         cmdline: String::new(),
     };
-    let error = load(&payload, &machine().ram, 1).unwrap_err();
+    let error = load(&payload, &machine().ram, 1, &[]).unwrap_err();
     assert!(matches!(error, BootError::TooLarge { .. }), "{error}");
 }
 

@@ -1,7 +1,6 @@
 //! The API of a real machine with a flat guest, over its socket. Every answer that a test gets is
 //! held against `openapi.yaml`.
 #![allow(clippy::unwrap_used, reason = "the harness fails as a test does")]
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod answers;
 mod document;

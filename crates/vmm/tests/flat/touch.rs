@@ -82,7 +82,7 @@ fn a_guest_that_listens_is_told_of_each_frame_that_nobody_touched() {
     assert_eq!(vm.run_to_the_end().unwrap(), End::Off);
     assert_eq!(touch::told_meanwhile(vm.ram()).unwrap(), 20);
     assert_eq!(vm.waiting(), []);
-    assert_eq!(vm.told().optional, 20);
+    assert_eq!(vm.told().machine_checks.optional, 20);
     for touch in touch::touches(vm.ram(), 20).unwrap() {
         assert_eq!(touch.value, Some(touch.gpa.get()));
     }

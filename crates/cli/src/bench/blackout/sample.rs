@@ -9,7 +9,8 @@ use pagemend::{Action, Cause, FRAME_SIZE, Filling, Gpa, GuestMemory, Inject, Pol
 use pagemend_vmm::guests::touch::{self, Touch};
 use pagemend_vmm::seccomp::Seccomp;
 use pagemend_vmm::{
-    Console, CpuModel, End, FailureAction, MemoryConfig, Payload, Untold, Vm, VmConfig, What,
+    Console, CpuModel, End, FailureAction, MemoryConfig, Notify, Payload, Untold, Vm, VmConfig,
+    What,
 };
 
 use super::Method;
@@ -167,6 +168,7 @@ fn config(method: Option<Method>, shape: &Shape) -> VmConfig {
         untold: Untold::Pause,
         early: false,
         seccomp: Seccomp::On,
+        notify: Notify::Mce,
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use pagemend::{Cause, Filling, Gpa, GuestMemory, Inject, Segment};
 use pagemend_vmm::guests::memcycler::{self, Work};
 use pagemend_vmm::seccomp::Seccomp;
-use pagemend_vmm::{Console, CpuModel, End, MemoryConfig, Payload, Untold, Vm, VmConfig};
+use pagemend_vmm::{Console, CpuModel, End, MemoryConfig, Notify, Payload, Untold, Vm, VmConfig};
 
 use super::cases::{Case, Policy, Samples, Setup};
 use super::field::{Part, SLOT, parts};
@@ -74,6 +74,7 @@ fn config(setup: &Setup) -> VmConfig {
         untold: Untold::Stop,
         early: true,
         seccomp: Seccomp::On,
+        notify: Notify::Mce,
     }
 }
 
