@@ -4,6 +4,7 @@ use crate::pages::Pool;
 use crate::{channel, setup};
 use anyhow::{Context, Result};
 use rustix::system::{RebootCommand, reboot};
+use rustix::termios::tcdrain;
 use std::process::Command;
 
 /// The first argument of a process 1 that is to do so. The others are for the VMM.
@@ -31,11 +32,15 @@ fn run(arguments: &[String]) -> Result<()> {
     let terminal = channel::port()?;
     let mut vmm = Command::new("/vm/vmm");
     vmm.args(["run", "--kernel", "/vm/kernel", "--initrd", "/vm/initrd"])
-        .args(["--cmdline", "console=ttyS0 panic=-1 mitigations=off"])
+        .args([
+            "--cmdline",
+            "console=ttyS0 panic=-1 quiet loglevel=4 mitigations=off",
+        ])
         .args(arguments)
         .stdin(terminal.try_clone()?)
         .stdout(terminal.try_clone()?)
-        .stderr(terminal);
+        .stderr(terminal.try_clone()?);
     vmm.status().context("cannot start the VMM")?;
-    Ok(())
+    // What was said last goes out before the machine does.
+    tcdrain(&terminal).context("cannot wait for the terminal")
 }
