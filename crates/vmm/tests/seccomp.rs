@@ -1,7 +1,6 @@
 //! What happens to a thread that asks for what it has no use for. Each test does it in a child of
 //! its own, which runs the same test.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::io::{self, Read, Write};
 use std::os::unix::process::ExitStatusExt;

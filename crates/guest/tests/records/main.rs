@@ -260,7 +260,7 @@ fn a_source_whose_own_memory_fails_keeps_everything_for_another_way() {
 enum Step {
     Lose { frame: u64, frames: u64 },
     Tend { millis: u64 },
-    GuestStep,
+    Guest,
     GuestPoll,
     Touch { frame: u64 },
     Reset,
@@ -270,7 +270,7 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         3 => (0u64..256, 1u64..20).prop_map(|(frame, frames)| Step::Lose { frame, frames }),
         4 => (0u64..300).prop_map(|millis| Step::Tend { millis }),
-        6 => Just(Step::GuestStep),
+        6 => Just(Step::Guest),
         2 => Just(Step::GuestPoll),
         1 => (0u64..256).prop_map(|frame| Step::Touch { frame }),
         1 => Just(Step::Reset),
@@ -300,7 +300,7 @@ proptest! {
                     machine.now += Duration::from_millis(millis);
                     machine.tend();
                 }
-                Step::GuestStep => machine.guest.step(),
+                Step::Guest => machine.guest.step(),
                 Step::GuestPoll => machine.guest.poll(),
                 Step::Touch { frame } => {
                     let before = machine.records.waiting();
