@@ -1,6 +1,6 @@
 //! A virtual machine with a stock kernel and the walker in it, under pagemend's VMM or under QEMU: started, talked to, and made to fail.
 //!
-//! The order of the files is the order of things: [`wish`] says what machine is wanted and how each VMM is asked for it → [`line`] is the walker's serial port → [`memory`] finds a guest's frame in the host and breaks it → [`api`] steers pagemend's VMM → [`outcome`] says what it came to.
+//! The order of the files is the order of things: `wish` says what machine is wanted and how each VMM is asked for it → `line` is the walker's serial port → `memory` finds a guest's frame in the host and breaks it → `api` steers pagemend's VMM → `outcome` says what it came to.
 
 mod api;
 mod kvm;
