@@ -1,17 +1,22 @@
 //! The `pagemend` command.
 
-mod bench;
 mod decode;
 mod demo;
 mod doctor;
-mod inject;
 mod interrupt;
 mod layout;
 mod pages;
 mod pool;
 mod progress;
-mod run;
 mod size;
+
+// What runs virtual machines: the reference VMM's are x86-64.
+#[cfg(target_arch = "x86_64")]
+mod bench;
+#[cfg(target_arch = "x86_64")]
+mod inject;
+#[cfg(target_arch = "x86_64")]
+mod run;
 
 use std::io;
 use std::process::ExitCode;
@@ -28,14 +33,18 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    #[cfg(target_arch = "x86_64")]
     Bench(bench::Bench),
     Decode(decode::Decode),
     Demo(demo::Demo),
     Doctor(doctor::Doctor),
+    #[cfg(target_arch = "x86_64")]
     Run(run::Run),
+    #[cfg(target_arch = "x86_64")]
     Inject(inject::Inject),
     #[command(hide = true)]
     KernelDefault(demo::Measure),
+    #[cfg(target_arch = "x86_64")]
     /// Puts the terminal back when the process that started this is gone.
     #[command(hide = true, name = run::terminal::WATCH)]
     WatchTerminal,
@@ -47,12 +56,16 @@ const NO_ANSWER: u8 = 2;
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
+        #[cfg(target_arch = "x86_64")]
         Command::Bench(bench) => bench.run(),
         Command::Decode(decode) => decode.run(),
         Command::Demo(demo) => demo.run(),
         Command::Doctor(doctor) => doctor.run(),
+        #[cfg(target_arch = "x86_64")]
         Command::Run(run) => run.run(),
+        #[cfg(target_arch = "x86_64")]
         Command::Inject(inject) => inject.run(),
+        #[cfg(target_arch = "x86_64")]
         Command::WatchTerminal => run::terminal::watch().map(|()| ExitCode::SUCCESS),
         Command::KernelDefault(measure) => measure.run(),
     };

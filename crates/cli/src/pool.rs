@@ -23,6 +23,7 @@ pub(crate) struct GrownPool {
 
 impl GrownPool {
     /// Sees to it that `pages` of `size` can be had, or leaves the pool as it was.
+    #[cfg(target_arch = "x86_64")]
     pub(crate) fn with_spare(size: PageSize, pages: u64) -> Result<Self, PoolStays> {
         let Some(pool) = Pool::of(size) else {
             let shortage = MemoryError::NoPool { page_size: size };

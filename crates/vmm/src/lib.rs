@@ -4,6 +4,8 @@
 //! It has no recovery logic of its own. What it shows is where the library is called: guest memory
 //! in [`memory`](crate::Ram), the run loop in `vcpu`, reset and pause in [`Vm`].
 
+#![cfg(target_arch = "x86_64")]
+
 mod acpi;
 pub mod api;
 mod boot;
