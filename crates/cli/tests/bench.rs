@@ -297,9 +297,9 @@ fn an_interrupted_benchmark_gives_the_pool_back() {
     }
     let _alone = alone();
     let before = huge_pages("nr_hugepages");
-    // Far more than is free, so that the pool has to grow, and long enough to be interrupted.
-    let mib = huge_pages("free_hugepages").unwrap_or(0) / 3 * 2 + 64;
-    let child = bench(&format!(
+    // More than is free, so that the pool has to grow, and long enough to be interrupted.
+    let mib = huge_pages("free_hugepages").unwrap_or(0) * 2 + 64;
+    let mut child = bench(&format!(
         "memcycler --page-size 2M --memory {mib}M --hit 1 --turn 60000 --json"
     ))
     .stdout(std::process::Stdio::piped())
@@ -307,6 +307,7 @@ fn an_interrupted_benchmark_gives_the_pool_back() {
     .spawn()
     .unwrap();
     while huge_pages("nr_hugepages") == before {
+        assert_eq!(child.try_wait().unwrap(), None, "it ended by itself");
         std::thread::yield_now();
     }
     let pid = Pid::from_raw(child.id().try_into().unwrap()).unwrap();

@@ -15,6 +15,8 @@ use std::time::Duration;
 
 use clap::Args;
 use oorandom::Rand64;
+use pagemend::available_memory;
+use pagemend::probe::Pool;
 
 use self::cases::{Case, Policy, Setup};
 pub(super) use self::report::MemcyclerReport;
@@ -153,6 +155,15 @@ impl Memcycler {
         let bytes = self.memory.map_or(huge.usual(), |Size(bytes)| bytes);
         if bytes == 0 || !bytes.is_multiple_of(huge.bytes()) {
             return wrong("--memory", format!("it is made of whole pages of {huge}"));
+        }
+        // Before anything is planned for each page of it.
+        let spare = Pool::of(huge.size()).map_or(0, |pool| pool.spare() * huge.bytes());
+        let available = available_memory().map_or(u64::MAX, |free| free.saturating_add(spare));
+        if bytes > available {
+            return Err(BenchError::TooLarge {
+                needed: Size(bytes),
+                available: Size(available),
+            });
         }
         if bytes / field::SLOT < threads.into() {
             return wrong(

@@ -28,7 +28,7 @@ inventory::submit! {
         let found = found.map(|(wish, set)| scenario("found", wish, set, "errors that a scrubber finds in", errors));
         let touched = [
             (Wish::new(Pagemend, Huge2M, Intel, 1).late(), Set::All),
-            (Wish::new(Pagemend, Huge2M, Amd, 4).late(), Set::Default),
+            (Wish::new(Pagemend, Huge2M, Amd, 4).late(), Set::All),
             (Wish::new(Qemu, Huge2M, Amd, 4).late(), Set::All),
             (Wish::new(Qemu, Huge2M, Intel, 1).late(), Set::All),
             (Wish::new(Pagemend, Huge1G, Amd, 1).late(), Set::All),

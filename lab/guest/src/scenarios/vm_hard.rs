@@ -22,7 +22,7 @@ inventory::submit! {
             scenario("once-16", wish(Qemu, Amd, 1), Set::All, "16 errors at once in the walker's memory of", |t, w| many(t, w, 16)),
             scenario("once-128", wish(Pagemend, Amd, 4), Set::All, "128 errors at once in the walker's memory of", |t, w| many(t, w, 128)),
             scenario("once-128", wish(Pagemend, Intel, 1), Set::All, "128 errors at once in the walker's memory of", |t, w| many(t, w, 128)),
-            scenario("reset", wish(Pagemend, Amd, 1), Set::Default, "16 errors in and two new starts of", reset),
+            scenario("reset", wish(Pagemend, Amd, 1), Set::All, "16 errors in and two new starts of", reset),
             scenario("pause", wish(Pagemend, Amd, 2), Set::All, "while it is paused, 16 errors in", pause),
             scenario("mce-off", off(Pagemend), Set::All, "with its machine checks off, an error in", mce_off),
             scenario("mce-off", off(Qemu), Set::All, "with its machine checks off, an error in", mce_off),
