@@ -27,7 +27,14 @@ fn fields(path: &str, value: &Value, seen: &mut Vec<(String, &'static str)>) {
         Value::Number(_) => "number",
         Value::String(_) => "string",
         Value::Array(_) => "array",
-        Value::Object(fields) if fields.keys().eq(["error", "works"]) => "trial",
+        Value::Object(fields)
+            if fields.len() == 2
+                && ["error", "works"]
+                    .iter()
+                    .all(|name| fields.contains_key(*name)) =>
+        {
+            "trial"
+        }
         Value::Object(_) => "object",
     };
     if !path.is_empty() {
