@@ -103,7 +103,7 @@ fn a_blackout_is_measured_for_each_method_next_to_a_copy_and_to_guests_without_a
         return;
     }
     let _alone = alone();
-    let report = measured("blackout --page-size 2M --samples 3");
+    let report = measured("blackout --page-size 2M --samples 3 --at-once 40");
     let cases = report["cases"].as_array().unwrap();
     assert_eq!(cases.len(), 3);
     assert!(number(&report["memcpy_2m_us"]) > 0.0);
@@ -129,6 +129,19 @@ fn a_blackout_is_measured_for_each_method_next_to_a_copy_and_to_guests_without_a
     assert_eq!(rfc["told"], Value::Null);
     assert_eq!(number(&rfc["touched_ratio_to_rfc"]), 1.0);
     plausible(&rfc["split"]);
+    match report["many"].as_array().unwrap().as_slice() {
+        [many] => {
+            assert_eq!([&many["errors"], &many["lost_frames"]], [40, 40]);
+            plausible(&many["touched"]);
+            plausible(&many["device"]);
+            assert!(number(&many["longest_ratio_to_single_p99"]) > 0.0);
+        }
+        none => {
+            assert!(none.is_empty());
+            let why = report["skipped"][0]["why"].as_str().unwrap();
+            assert!(why.contains("40 errors at once"), "{why}");
+        }
+    }
     // Everybody stands while the page is copied, who touches it and who does not.
     for waited in ["touched", "bystander"] {
         let max = number(&rfc[waited]["max_us"]);

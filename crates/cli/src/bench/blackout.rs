@@ -1,6 +1,7 @@
 //! How long a vCPU waits that touches healthy memory in a page that has failed, and what gaps the
 //! others see: the first question that a cloud has to a recovery.
 
+mod at_once;
 mod cases;
 mod copies;
 mod report;
@@ -11,6 +12,7 @@ use std::sync::atomic::Ordering;
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
+use self::at_once::AtOnce;
 use self::cases::Samples;
 use self::copies::Copies;
 pub(super) use self::report::BlackoutReport;
@@ -45,6 +47,10 @@ pub(super) struct Blackout {
     /// Touches of each case. 64 unless said, 8 of pages of 1 GiB.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=100_000))]
     samples: Option<u64>,
+    /// Errors at the same time, over 4 GiB of guest memory, in a guest that is measured on demand
+    /// after the others; 0 leaves it out.
+    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u64).range(0..=10_000))]
+    at_once: u64,
     /// Decides which frames fail and which words are touched.
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -114,9 +120,30 @@ impl Blackout {
             }
             report.measured.push(Measured { shape, cases });
             drop(pool);
+            if self.at_once > 0 && methods.contains(&Method::OnDemand) {
+                match self.at_once(pages, &mut random) {
+                    Ok(at_once) => report.at_once.push((pages, at_once)),
+                    Err(error @ (BenchError::TooLarge { .. } | BenchError::PoolStays(_))) => {
+                        report.skipped.push(Skipped {
+                            page_size: pages.size(),
+                            why: format!("{} errors at once: {}", self.at_once, chain(&error)),
+                        });
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
         }
         report.conclude(copies.times());
         Ok(report)
+    }
+
+    fn at_once(
+        &self,
+        pages: HugePages,
+        random: &mut oorandom::Rand64,
+    ) -> Result<AtOnce, BenchError> {
+        let _pool = at_once::room(pages).get()?;
+        at_once::take(pages, self.at_once, random)
     }
 
     fn samples(&self, pages: HugePages) -> u64 {

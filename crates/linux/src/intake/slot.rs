@@ -38,6 +38,8 @@ struct Slot {
     flags: AtomicU32,
     /// The answer's frame, where it is lost.
     gpa: AtomicU64,
+    /// Its place in the queue: the lowest has waited longest.
+    ticket: AtomicU64,
 }
 
 /// Bits of [`Slot::flags`].
@@ -57,8 +59,12 @@ static TABLE: [Slot; SLOTS] = [const {
         address: AtomicU64::new(0),
         flags: AtomicU32::new(0),
         gpa: AtomicU64::new(0),
+        ticket: AtomicU64::new(0),
     }
 }; SLOTS];
+/// The next place in the queue. Slots are claimed from the first on, so without places a thread that
+/// meets one fault after the other would be served before all who wait in later slots.
+static TICKET: AtomicU64 = AtomicU64::new(0);
 /// Counts slots that became free, for those who wait for one.
 static FREED: AtomicU32 = AtomicU32::new(0);
 /// The eventfd that the mender sleeps on, or -1 where there is no mender.
@@ -149,6 +155,8 @@ fn post(fault: &Fault, flags: u32) -> Option<&'static Slot> {
         | if certain { Flags::MEMORY_FAILURE } else { 0 };
     slot.address.store(fault.address.get(), Ordering::Relaxed);
     slot.flags.store(flags, Ordering::Relaxed);
+    slot.ticket
+        .store(TICKET.fetch_add(1, Ordering::Relaxed), Ordering::Relaxed);
     slot.state.store(POSTED, Ordering::Release);
     // The other side of the fences in `open` and `close`.
     fence(Ordering::SeqCst);
@@ -203,7 +211,7 @@ pub(crate) struct Taken {
     slot: &'static Slot,
 }
 
-/// The next fault, if there is one.
+/// The fault that has waited longest, if there is one.
 pub(crate) fn take() -> Option<Taken> {
     take_with(0)
 }
@@ -215,15 +223,20 @@ pub(crate) fn take_settler() -> Option<Taken> {
 }
 
 fn take_with(settle: u32) -> Option<Taken> {
-    let slot = TABLE.iter().find(|slot| {
-        slot.state.load(Ordering::Acquire) == POSTED
-            && slot.flags.load(Ordering::Relaxed) & Flags::SETTLE == settle
-            && slot
-                .state
-                .compare_exchange(POSTED, TAKEN, Ordering::Acquire, Ordering::Relaxed)
-                .is_ok()
-    })?;
-    Some(Taken { slot })
+    loop {
+        let posted = TABLE.iter().filter(|slot| {
+            slot.state.load(Ordering::Acquire) == POSTED
+                && slot.flags.load(Ordering::Relaxed) & Flags::SETTLE == settle
+        });
+        let slot = posted.min_by_key(|slot| slot.ticket.load(Ordering::Relaxed))?;
+        let taken =
+            slot.state
+                .compare_exchange(POSTED, TAKEN, Ordering::Acquire, Ordering::Relaxed);
+        // Another one if this was taken back meanwhile.
+        if taken.is_ok() {
+            return Some(Taken { slot });
+        }
+    }
 }
 
 impl Taken {
@@ -276,9 +289,64 @@ impl Drop for Taken {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::{Mutex, MutexGuard, PoisonError};
+
+    /// There is one table.
+    fn alone() -> MutexGuard<'static, ()> {
+        static ONE: Mutex<()> = Mutex::new(());
+        ONE.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Posts a fault at `address` from a thread of its own, and returns when it waits.
+    fn asks<'scope>(
+        scope: &'scope std::thread::Scope<'scope, '_>,
+        address: u64,
+    ) -> std::thread::ScopedJoinHandle<'scope, Verdict> {
+        let fault = Fault {
+            address: Hva::new(address),
+            cause: Cause::ActionRequired,
+            evidence: Evidence::MemoryFailure,
+        };
+        let asks = scope.spawn(move || ask(&fault));
+        let posted = |slot: &Slot| {
+            slot.state.load(Ordering::Acquire) == POSTED
+                && slot.address.load(Ordering::Relaxed) == address
+        };
+        while !TABLE.iter().any(posted) {
+            std::thread::yield_now();
+        }
+        asks
+    }
+
+    #[test]
+    fn who_comes_again_and_again_is_answered_after_those_who_wait() {
+        let _alone = alone();
+        open(doorbell().unwrap());
+        std::thread::scope(|scope| {
+            let first = asks(scope, 0x1000);
+            let waits = asks(scope, 0x2000);
+            let taken = take().unwrap();
+            assert_eq!(taken.fault().address, Hva::new(0x1000));
+            taken.answer(Verdict::Mended);
+            first.join().unwrap();
+            // Its slot is the first again.
+            let again = asks(scope, 0x3000);
+            let order = [(); 2].map(|()| {
+                let taken = take().unwrap();
+                let address = taken.fault().address;
+                taken.answer(Verdict::Mended);
+                address
+            });
+            assert_eq!(order, [Hva::new(0x2000), Hva::new(0x3000)]);
+            waits.join().unwrap();
+            again.join().unwrap();
+        });
+        close();
+    }
 
     #[test]
     fn a_fault_that_is_taken_and_not_answered_is_nobodys() {
+        let _alone = alone();
         open(doorbell().unwrap());
         let fault = Fault {
             address: Hva::new(0x1000),

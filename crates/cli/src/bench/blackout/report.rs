@@ -6,8 +6,10 @@ use pagemend::PageSize;
 use serde::Serialize;
 
 use super::Method;
+use super::at_once::{self, AtOnce};
 use super::cases::Samples;
 use super::sample::Shape;
+use crate::bench::huge::HugePages;
 use crate::bench::output::Report;
 use crate::bench::pieces::{Piece, listed};
 use crate::bench::plot::{Plot, Row};
@@ -34,8 +36,11 @@ pub(in crate::bench) struct BlackoutReport {
     cases: Vec<Case>,
     baseline: Vec<Baseline>,
     pub(super) skipped: Vec<Skipped>,
+    many: Vec<Many>,
     #[serde(skip)]
     pub(super) measured: Vec<Measured>,
+    #[serde(skip)]
+    pub(super) at_once: Vec<(HugePages, AtOnce)>,
 }
 
 #[derive(Serialize)]
@@ -55,6 +60,21 @@ struct Case {
     /// Of the rate at which a page came back, in the median, to the median copy's.
     completed_rate_to_memcpy: Option<f64>,
     pages_after: Vec<Piece>,
+}
+
+/// Errors that were there at the same time.
+#[derive(Serialize)]
+struct Many {
+    page_size: PageSize,
+    memory_bytes: u64,
+    errors: u64,
+    /// Huge pages that were hit.
+    pages: u64,
+    lost_frames: u64,
+    touched: Option<Times>,
+    device: Option<Times>,
+    /// The longest wait of the vCPU to the 99th percentile where one page had failed.
+    longest_ratio_to_single_p99: Option<f64>,
 }
 
 /// What guests saw that met no error.
@@ -113,6 +133,27 @@ impl BlackoutReport {
             }
         }
         self.compare_with_rfc();
+        for (huge, many) in std::mem::take(&mut self.at_once) {
+            let page_size = huge.size();
+            let touched = Times::of(many.vcpu);
+            let single = self
+                .cases
+                .iter()
+                .find(|case| case.method == Method::OnDemand && case.page_size == page_size)
+                .and_then(|case| case.touched);
+            self.many.push(Many {
+                page_size,
+                memory_bytes: at_once::BYTES,
+                errors: many.errors,
+                pages: many.pages,
+                lost_frames: many.lost_frames,
+                touched,
+                device: Times::of(many.device),
+                longest_ratio_to_single_p99: touched
+                    .zip(single)
+                    .map(|(many, single)| many.max_us / single.p99_us),
+            });
+        }
     }
 
     fn compare_with_rfc(&mut self) {
@@ -208,6 +249,9 @@ impl Report for BlackoutReport {
         for case in &self.cases {
             self.write_details(out, case)?;
         }
+        for many in &self.many {
+            many.write(out)?;
+        }
         for Skipped { page_size, why } in &self.skipped {
             writeln!(out, "Not measured: pages of {page_size}: {why}")?;
         }
@@ -283,6 +327,44 @@ impl BlackoutReport {
                 "{name}: a guest's failed pages are then {}",
                 listed(pieces)
             ),
+        }
+    }
+}
+
+impl Many {
+    fn write(&self, out: &mut impl Write) -> io::Result<()> {
+        let Self {
+            page_size,
+            errors,
+            pages,
+            lost_frames,
+            ..
+        } = self;
+        writeln!(
+            out,
+            "{errors} errors at once in {pages} pages of {page_size}: {lost_frames} frames lost, \
+             no other"
+        )?;
+        for (who, times) in [("a vCPU", &self.touched), ("a device", &self.device)] {
+            if let Some(Times {
+                p50_us,
+                p99_us,
+                max_us,
+            }) = times.as_ref()
+            {
+                let [p50, p99, max] = [*p50_us, *p99_us, *max_us].map(time);
+                writeln!(
+                    out,
+                    "  {who} waits for healthy words: p50 {p50}, p99 {p99}, max {max}"
+                )?;
+            }
+        }
+        match self.longest_ratio_to_single_p99 {
+            Some(ratio) => writeln!(
+                out,
+                "  the vCPU's longest wait is {ratio:.1} x the 99th percentile with one failed page"
+            ),
+            None => Ok(()),
         }
     }
 }

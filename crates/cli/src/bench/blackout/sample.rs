@@ -5,7 +5,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use oorandom::Rand64;
-use pagemend::{Action, Cause, FRAME_SIZE, Filling, Gpa, GuestMemory, Inject, Policy, Step};
+use pagemend::{
+    Action, AddressRange, Cause, FRAME_SIZE, Filling, Gpa, GpaRange, GuestMemory, Inject, Policy,
+    Step,
+};
 use pagemend_vmm::guests::touch::{self, Touch};
 use pagemend_vmm::seccomp::Seccomp;
 use pagemend_vmm::{
@@ -20,7 +23,7 @@ use crate::bench::huge::HugePages;
 use crate::bench::pieces::Piece;
 use crate::bench::room::Room;
 
-const VCPUS: u8 = 2;
+pub(super) const VCPUS: u8 = 2;
 /// What is written at once when a guest is filled, in bytes.
 const FILL: u64 = 2 << 20;
 
@@ -57,11 +60,17 @@ impl Shape {
 
     /// Where the pages begin that fail: before are the guest's own.
     fn own(&self) -> u64 {
-        self.huge.bytes().max(16 << 20)
+        own(self.huge)
     }
 
     fn guest_bytes(&self) -> u64 {
         self.own() + self.pages * self.huge.bytes()
+    }
+
+    /// The pages that fail, which lie below the hole of a PC's address space.
+    fn failing(&self) -> GpaRange {
+        let range = AddressRange::new(Gpa::new(self.own()), self.pages * self.huge.bytes());
+        range.expect("a shape has pages")
     }
 
     /// What a guest takes, and what its pages are replaced with.
@@ -71,6 +80,11 @@ impl Shape {
             other: self.pages * self.huge.bytes(),
         }
     }
+}
+
+/// Bytes that a guest has for itself.
+pub(super) fn own(huge: HugePages) -> u64 {
+    huge.bytes().max(16 << 20)
 }
 
 /// Which frame of a page fails, and which word of another is touched.
@@ -102,8 +116,11 @@ pub(super) fn take(
     random: &mut Rand64,
 ) -> Result<Samples, BenchError> {
     let memory = Arc::new(GuestMemory::new(shape.huge.kind(), shape.guest_bytes())?);
-    let vm = Vm::with_memory(config(method, shape), vec![Arc::clone(&memory)])?;
-    fill(&vm, shape)?;
+    let vm = Vm::with_memory(
+        config(method, shape.huge, shape.guest_bytes()),
+        vec![Arc::clone(&memory)],
+    )?;
+    fill(&vm, shape.failing())?;
     let hits = choose(shape, random);
     let mends = method.is_some_and(Method::mends);
     let healthy = hits.iter().map(|hit| hit.touched);
@@ -118,7 +135,16 @@ pub(super) fn take(
             errors.inject(hit.lost, Cause::ActionRequired)?;
         }
     }
-    let on_the_way = run(&vm, &memory, shape)?;
+    let mut splitting = vec![];
+    let on_the_way = run(&vm, |touched| {
+        let page = touched.align_down(shape.huge.size());
+        let start = Instant::now();
+        memory
+            .split(page.get(), shape.huge.bytes())
+            .map_err(BenchError::system("copying to pages of 4 KiB"))?;
+        splitting.push(start.elapsed().as_secs_f64() * 1e6);
+        Ok(())
+    })?;
     let touches = touch::touches(vm.ram(), addresses.len())?;
     check(&touches, hits.len())?;
     let (read, told) = touches.split_at(hits.len());
@@ -130,7 +156,7 @@ pub(super) fn take(
             .filter_map(|touch| touch.bystander.map(micros))
             .collect(),
         told: told.iter().map(|touch| micros(touch.ticks)).collect(),
-        splitting: on_the_way.splitting,
+        splitting,
         // A page that is mended on demand is there when that has been said of it; what is mended
         // at once, when the fault was answered.
         completed: match on_the_way.completed.as_slice() {
@@ -144,11 +170,11 @@ pub(super) fn take(
     })
 }
 
-fn config(method: Option<Method>, shape: &Shape) -> VmConfig {
+pub(super) fn config(method: Option<Method>, huge: HugePages, bytes: u64) -> VmConfig {
     VmConfig {
         memory: MemoryConfig {
-            bytes: shape.guest_bytes(),
-            kind: shape.huge.kind(),
+            bytes,
+            kind: huge.kind(),
             // What has been proposed does not mend: the machine stops, and the page is replaced
             // behind pagemend's back.
             policy: match method {
@@ -173,9 +199,9 @@ fn config(method: Option<Method>, shape: &Shape) -> VmConfig {
 }
 
 /// Gives the pages that will fail something to be saved: each word holds its address.
-fn fill(vm: &Vm, shape: &Shape) -> Result<(), BenchError> {
+pub(super) fn fill(vm: &Vm, failing: GpaRange) -> Result<(), BenchError> {
     let mut bytes = vec![0; FILL as usize];
-    for start in (shape.own()..shape.guest_bytes()).step_by(FILL as usize) {
+    for start in (failing.start().get()..failing.end().get()).step_by(FILL as usize) {
         for (word, at) in bytes.chunks_exact_mut(8).zip((start..).step_by(8)) {
             word.copy_from_slice(&at.to_le_bytes());
         }
@@ -186,18 +212,19 @@ fn fill(vm: &Vm, shape: &Shape) -> Result<(), BenchError> {
 
 /// What was done while the guest ran: how long it took, in microseconds.
 #[derive(Default)]
-struct OnTheWay {
-    /// Copying a page to pages of 4 KiB, with the machine paused.
-    splitting: Vec<f64>,
+pub(super) struct OnTheWay {
     /// Answering a fault by a mend.
-    mended: Vec<f64>,
+    pub(super) mended: Vec<f64>,
     /// Mending all of a page on demand.
-    completed: Vec<f64>,
+    pub(super) completed: Vec<f64>,
 }
 
-/// Runs the machine to its end. Whenever it has stopped at a page that was given up, replaces the
-/// page and lets it go on.
-fn run(vm: &Vm, memory: &GuestMemory, shape: &Shape) -> Result<OnTheWay, BenchError> {
+/// Runs the machine to its end. Whenever it has stopped at a page that was given up, has the page
+/// replaced by `split` and lets it go on.
+pub(super) fn run(
+    vm: &Vm,
+    mut split: impl FnMut(Gpa) -> Result<(), BenchError>,
+) -> Result<OnTheWay, BenchError> {
     thread::scope(|scope| {
         let events = vm.events().subscribe();
         let end = scope.spawn(|| vm.run_to_the_end());
@@ -224,15 +251,9 @@ fn run(vm: &Vm, memory: &GuestMemory, shape: &Shape) -> Result<OnTheWay, BenchEr
                         _ => {}
                     },
                     What::Pause { .. } => {
-                        let page = touched.take().map(|gpa| gpa.align_down(shape.huge.size()));
-                        let page = page.ok_or_else(|| {
+                        split(touched.take().ok_or_else(|| {
                             BenchError::Guest("it stopped, and not at failed memory".to_owned())
-                        })?;
-                        let start = Instant::now();
-                        memory
-                            .split(page.get(), shape.huge.bytes())
-                            .map_err(BenchError::system("copying to pages of 4 KiB"))?;
-                        seen.splitting.push(start.elapsed().as_secs_f64() * 1e6);
+                        })?)?;
                         vm.resume()?;
                     }
                     What::Shutdown { .. } => break,
@@ -258,7 +279,7 @@ fn run(vm: &Vm, memory: &GuestMemory, shape: &Shape) -> Result<OnTheWay, BenchEr
 
 /// The first `healthy` were to be read, and hold their own address; of the others the guest was to
 /// be told.
-fn check(touches: &[Touch], healthy: usize) -> Result<(), BenchError> {
+pub(super) fn check(touches: &[Touch], healthy: usize) -> Result<(), BenchError> {
     let right = |(number, touch): &(usize, &Touch)| match *number < healthy {
         true => touch.value == Some(touch.gpa.get()),
         false => touch.told == Some(touch.gpa),
