@@ -19,6 +19,8 @@ pub(crate) enum Heard {
     Word(Word),
     /// The VMM has closed the port: it is over.
     End,
+    /// Nothing, for as long as there was time.
+    Silence,
 }
 
 /// The line.
@@ -75,7 +77,7 @@ impl Line {
                 Err(error)
                     if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) =>
                 {
-                    bail!("the walker fell silent")
+                    return Ok(Heard::Silence);
                 }
                 Err(error) => return Err(error).context("cannot read the walker's line"),
             }

@@ -4,6 +4,8 @@ use crate::inject;
 use anyhow::{Context, Result, bail};
 use rustix::io::pread;
 use std::fs::{self, File};
+use std::thread;
+use std::time::Instant;
 
 /// The memory of a VMM's guest. All of it lies below the hole of a PC's address space, so that a guest physical address is an offset.
 #[derive(Debug)]
@@ -28,13 +30,23 @@ impl GuestMemory {
         Ok(Self { vmm, base, len })
     }
 
-    /// Makes a frame of the guest fail, as a scrubber would find it. When this returns, the host's kernel has dealt with it.
-    pub(crate) fn fail(&self, frame: u64) -> Result<()> {
+    /// Makes a frame of the guest fail, as a scrubber would find it. When this returns, the host's kernel has dealt with it. A page that is being mended is awaited until `deadline` if it is ever to come back; of a page that the host has taken away for good nothing more can fail.
+    pub(crate) fn fail(&self, frame: u64, comes_back: bool, deadline: Instant) -> Result<()> {
         let gpa = frame * 4096;
         if gpa >= self.len {
             bail!("the guest has no memory at {gpa:#x}");
         }
-        let host = self.frame_behind(self.base + gpa)?;
+        let address = self.base + gpa;
+        let host = loop {
+            match self.frame_behind(address)? {
+                Some(host) => break host,
+                None if !comes_back => return Ok(()),
+                None if Instant::now() > deadline => {
+                    bail!("the VMM has nothing mapped at {address:#x}")
+                }
+                None => thread::yield_now(),
+            }
+        };
         match inject::corrupt_frame(host) {
             // In use when it was looked at: taken away all the same.
             Err(error) if !matches!(error.raw_os_error(), Some(libc::EBUSY | libc::EHWPOISON)) => {
@@ -44,7 +56,13 @@ impl GuestMemory {
         }
     }
 
-    fn frame_behind(&self, address: u64) -> Result<u64> {
+    /// What is behind an address of the VMM's. New memory need not be in its page tables yet: so it is read from outside first, which a page that was taken away answers with an error.
+    fn frame_behind(&self, address: u64) -> Result<Option<u64>> {
+        let path = format!("/proc/{}/mem", self.vmm);
+        let memory = File::open(&path).with_context(|| format!("cannot open {path}"))?;
+        if pread(&memory, &mut [0], address).is_err() {
+            return Ok(None);
+        }
         let path = format!("/proc/{}/pagemap", self.vmm);
         let file = File::open(&path).with_context(|| format!("cannot open {path}"))?;
         let mut entry = [0; 8];
@@ -52,10 +70,7 @@ impl GuestMemory {
             .with_context(|| format!("cannot read {path}"))?;
         let entry = u64::from_ne_bytes(entry);
         // Bit 63: present. Bits 0 to 54: the frame.
-        if entry >> 63 == 0 {
-            bail!("the VMM has nothing mapped at {address:#x}");
-        }
-        Ok(entry & ((1 << 55) - 1))
+        Ok((entry >> 63 == 1).then_some(entry & ((1 << 55) - 1)))
     }
 }
 

@@ -20,10 +20,13 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::{Child, ExitStatus};
 use std::time::{Duration, Instant};
-use wish::Wish;
+use wish::{Vmm, Wish};
 
 /// What is left of a scenario's time for saying why a guest fell silent.
 const LAST_WORDS: Duration = Duration::from_secs(10);
+
+/// Who has not answered an order for so long is not alive, also on a busy machine.
+const SILENCE: Duration = Duration::from_secs(90);
 
 /// What a survey may take on a busy machine.
 const LAST_SURVEY: Duration = Duration::from_secs(40);
@@ -37,6 +40,8 @@ pub(crate) enum Fate {
     StartedAgain,
     /// Its VMM has ended.
     Over(String),
+    /// It hangs: these are its last words.
+    Silent(String),
 }
 
 /// A running virtual machine. It is gone when this is dropped.
@@ -46,6 +51,8 @@ pub(crate) struct Vm {
     memory: GuestMemory,
     directory: PathBuf,
     deadline: Instant,
+    vmm: Vmm,
+    silent: bool,
     /// Bytes that the walker owns.
     pub(crate) owned: u64,
     /// Frames that failed since the last start.
@@ -71,6 +78,8 @@ impl Vm {
             line,
             directory,
             deadline: t.deadline() - LAST_WORDS,
+            vmm: wish.vmm,
+            silent: false,
             owned: 0,
             failed: Vec::new(),
         };
@@ -81,12 +90,13 @@ impl Vm {
 
     /// Waits for the walker of a boot.
     fn greet(&mut self, t: &mut Trial) -> Result<()> {
-        match self.hear()? {
+        match self.line.hear(self.deadline)? {
             Heard::Word(word) => self.met(t, word),
             Heard::End => bail!(
                 "the VMM ended before its guest was up: {}",
                 said(&self.directory)
             ),
+            Heard::Silence => bail!("the guest does not come up: {}", self.last_words()),
         }
     }
 
@@ -114,8 +124,9 @@ impl Vm {
     }
 
     fn hear(&mut self) -> Result<Heard> {
-        let heard = self.line.hear(self.deadline);
-        heard.with_context(|| format!("the guest's last words: {}", self.last_words()))
+        let heard = self.line.hear(self.deadline.min(Instant::now() + SILENCE))?;
+        self.silent = matches!(heard, Heard::Silence);
+        Ok(heard)
     }
 
     /// Orders something that has an answer; `None` is a guest that is gone.
@@ -125,7 +136,7 @@ impl Vm {
         }
         match self.hear()? {
             Heard::Word(word) => Ok(Some(word)),
-            Heard::End => Ok(None),
+            Heard::End | Heard::Silence => Ok(None),
         }
     }
 
@@ -133,6 +144,7 @@ impl Vm {
         match self.order(order)? {
             Some(Word::Hello { .. }) => bail!("the guest started again: {}", self.last_words()),
             Some(word) => Ok(word),
+            None if self.silent => bail!("the guest hangs: {}", self.last_words()),
             None => bail!("the VMM ended with {}; {}", self.wait()?, self.last_words()),
         }
     }
@@ -164,7 +176,9 @@ impl Vm {
 
     /// Makes a frame of the guest fail, as a scrubber would find it.
     pub(crate) fn fail(&mut self, what: Use, frame: u64) -> Result<()> {
-        self.memory.fail(frame)?;
+        // What QEMU's guest has lost stays lost until it starts again.
+        let comes_back = self.vmm == Vmm::Pagemend;
+        self.memory.fail(frame, comes_back, self.deadline)?;
         self.failed.push((frame, what));
         Ok(())
     }
@@ -194,6 +208,7 @@ impl Vm {
                 Ok(Fate::StartedAgain)
             }
             Some(other) => bail!("the walker answered {other:?}"),
+            None if self.silent => Ok(Fate::Silent(self.last_words())),
             None => {
                 let status = self.wait()?;
                 Ok(Fate::Over(format!("{status}; {}", said(&self.directory))))
@@ -249,6 +264,7 @@ impl Vm {
         match self.hear()? {
             Heard::End => self.wait(),
             Heard::Word(word) => bail!("the walker said {word:?} instead of going"),
+            Heard::Silence => bail!("the guest does not go: {}", self.last_words()),
         }
     }
 

@@ -71,6 +71,7 @@ pub(crate) fn measure(t: &mut Trial, wish: &Wish, vm: &Vm, fate: &Fate) -> Resul
         }
         Fate::StartedAgain => t.saw("fate", "the guest started again"),
         Fate::Over(status) => t.saw("fate", format!("the VMM ended: {status}")),
+        Fate::Silent(words) => t.saw("fate", format!("the guest hangs: {words}")),
     }
     if let Some(why) = vm.panic() {
         t.saw("guest's panic", why);
