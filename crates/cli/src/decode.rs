@@ -4,6 +4,7 @@ mod explain;
 mod facts;
 mod hex;
 mod input;
+mod machine_check;
 mod read;
 mod tables;
 mod text;
@@ -31,13 +32,14 @@ const DAMAGED: u8 = 1;
 const UNKNOWN: u8 = 3;
 
 /// Says what error records mean: CPER records, ACPI error status blocks, the tables HEST, BERT, ERST and
-/// EINJ, and what kernels log of them.
+/// EINJ, machine-check registers, and what kernels log of them.
 ///
 /// Exits with 0 when all of the input was understood, with 1 when some of it is damaged, with 3 when
 /// nothing in an input is of a known form, and with 2 when an input could not be read.
 #[derive(Debug, Args)]
 pub(crate) struct Decode {
-    /// Files: binary, hexadecimal or JSON, or kernel logs; `-` is standard input. Such as
+    /// Files: binary, hexadecimal or JSON, kernel logs, or registers as text, such as
+    /// `bank=9 status=0x9c00180000000000 addr=0x40002000`; `-` is standard input. Such as
     /// /sys/firmware/acpi/tables/HEST.
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,

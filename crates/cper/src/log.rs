@@ -157,7 +157,7 @@ impl Reader {
 
     fn machine_check(&mut self, line: usize, text: &str) {
         self.finish();
-        let starts = text.contains("Machine Check");
+        let starts = text.contains("Machine Check") || is_edac_status(text);
         if !starts
             && let Some(Logged {
                 report: Report::MachineCheck(lines),
@@ -198,8 +198,24 @@ impl Reader {
     }
 }
 
-/// Lines of arch/x86/kernel/cpu/mce/core.c, `__print_mce`.
+/// Lines of arch/x86/kernel/cpu/mce/core.c, `__print_mce`, and of drivers/edac/mce_amd.c.
 fn is_machine_check(text: &str) -> bool {
-    let starts = ["TSC ", "RIP ", "PROCESSOR ", "Machine check: ", "PPIN: "];
-    text.contains("Machine Check") || starts.iter().any(|start| text.starts_with(start))
+    let starts = [
+        "TSC ",
+        "RIP ",
+        "PROCESSOR ",
+        "Machine check: ",
+        "PPIN: ",
+        "Error Addr: ",
+        "IPID: ",
+        "cache level: ",
+    ];
+    text.contains("Machine Check")
+        || is_edac_status(text)
+        || starts.iter().any(|start| text.starts_with(start))
+}
+
+/// `CPU:0 (17:31:0) MC9_STATUS[-|-|MiscV|…]: 0x9c00180000000000`.
+fn is_edac_status(text: &str) -> bool {
+    text.starts_with("CPU:") && text.contains("_STATUS[")
 }

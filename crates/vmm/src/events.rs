@@ -53,6 +53,16 @@ pub enum What {
         /// How much is lost, in bytes.
         size: u64,
     },
+    /// An error record lies in the guest's memory for it to read. What follows waits until it has.
+    RecordPosted {
+        /// The frames that it names.
+        gpas: Vec<Gpa>,
+    },
+    /// The guest has acknowledged an error record.
+    RecordRead {
+        /// The frames that it named.
+        gpas: Vec<Gpa>,
+    },
     /// The guest does not read the error records in its memory. They wait.
     RecordsUnread {
         /// For how long it has not, in milliseconds in which it ran.

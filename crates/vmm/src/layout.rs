@@ -16,6 +16,8 @@ pub(crate) const PAGE_TABLES: Gpa = Gpa::new(0x4_0000);
 pub(crate) const EBDA: Gpa = Gpa::new(0x9_fc00);
 /// The ACPI tables, from the root pointer on, where a PC's BIOS has it.
 pub(crate) const ACPI: Gpa = Gpa::new(0xe_0000);
+/// Where a PC's processor begins after a reset, in its BIOS: F000:FFF0.
+pub(crate) const RESET_VECTOR: Gpa = Gpa::new(0xf_fff0);
 /// Bytes at the end of low memory that are firmware's, as on a PC: the registers and the block of a
 /// source of error records, and the errors of the boot before. Not with the tables, because Linux
 /// reserves all below 1 MiB for itself and then refuses to look for boot errors there.

@@ -169,6 +169,14 @@ impl Told {
                 return bell.after(0, RETRY);
             }
         };
+        if !tended.records.read.is_empty() {
+            let gpas = tended.records.read;
+            hub.tell(What::RecordRead { gpas });
+        }
+        if !tended.records.posted.is_empty() {
+            let gpas = tended.records.posted;
+            hub.tell(What::RecordPosted { gpas });
+        }
         if let Some(overdue) = tended.records.overdue {
             hub.tell(What::RecordsUnread {
                 unread_ms: overdue.unread_for.as_millis() as u64,

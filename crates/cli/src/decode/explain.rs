@@ -18,6 +18,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::facts::{self, Fact, fact};
+use super::machine_check;
 use super::read::{Found, Kind, Place};
 use super::tables;
 
@@ -143,11 +144,7 @@ pub(super) fn explain(found: &Found) -> Item {
             Ok(table) => tables::explain(found, &table),
             Err(error) => damaged(found, "table", error),
         },
-        Kind::MachineCheck(lines) => {
-            let mut item = Item::new(found, "machine-check", "Machine check".to_owned());
-            item.facts = lines.iter().map(|line| fact("Printed", line)).collect();
-            item
-        }
+        Kind::MachineCheck { written, lines } => machine_check::explain(found, written, lines),
     }
 }
 

@@ -1,9 +1,10 @@
-//! What a file holds, whatever form it has: bytes, or the text of a kernel log.
+//! What a file holds, whatever form it has: bytes, the text of a kernel log, or registers as text.
 
 use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
+use pagemend::guest::x86::{Written, machine_checks};
 use pagemend_cper::json::{JsonError, record_from_json, status_from_json};
 use pagemend_cper::log;
 use serde_json::Value;
@@ -14,6 +15,7 @@ use super::hex;
 pub(super) enum Content {
     Bytes(Vec<u8>),
     Log(String),
+    MachineChecks(Vec<Written>),
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -43,6 +45,10 @@ pub(super) fn read(path: &Path) -> Result<Content, InputError> {
         && value.is_object()
     {
         return from_json(path, &value).map(Content::Bytes);
+    }
+    let written = machine_checks(text);
+    if !written.is_empty() {
+        return Ok(Content::MachineChecks(written));
     }
     Ok(Content::Bytes(hex::read(text).unwrap_or(bytes)))
 }

@@ -1,5 +1,6 @@
 //! What is in an input, one thing behind another, and where it stops making sense.
 
+use pagemend::guest::x86::{Written, machine_checks};
 use pagemend_cper::acpi::Table;
 use pagemend_cper::error::Error;
 use pagemend_cper::guid::section_type;
@@ -31,7 +32,11 @@ pub(super) enum Kind {
         logged: Option<Logged>,
     },
     Table(Vec<u8>),
-    MachineCheck(Vec<String>),
+    /// Registers, and the lines of a log that they were printed in.
+    MachineCheck {
+        written: Vec<Written>,
+        lines: Vec<String>,
+    },
 }
 
 /// Where the input stops making sense, and why.
@@ -53,7 +58,7 @@ impl Reading {
     pub(super) fn bytes(&self) -> Vec<u8> {
         let bytes = self.found.iter().map(|found| match &found.kind {
             Kind::Record(bytes) | Kind::Block { bytes, .. } => &bytes[..],
-            Kind::Table(_) | Kind::MachineCheck(_) => &[],
+            Kind::Table(_) | Kind::MachineCheck { .. } => &[],
         });
         bytes.collect::<Vec<_>>().concat()
     }
@@ -62,6 +67,7 @@ impl Reading {
 pub(super) fn read(content: Content) -> Reading {
     match content {
         Content::Log(text) => read_log(&text),
+        Content::MachineChecks(written) => read_registers(written),
         Content::Bytes(bytes) => read_bytes(&bytes),
     }
 }
@@ -70,7 +76,10 @@ fn read_log(text: &str) -> Reading {
     let (logged, fates) = log::read(text);
     let found = logged.into_iter().filter_map(|logged| {
         let kind = match &logged.report {
-            Report::MachineCheck(lines) => Kind::MachineCheck(lines.clone()),
+            Report::MachineCheck(lines) => Kind::MachineCheck {
+                written: machine_checks(&lines.join("\n")),
+                lines: lines.clone(),
+            },
             Report::Block { block, .. } => Kind::Block {
                 bytes: block.build()?,
                 logged: Some(logged.clone()),
@@ -83,6 +92,21 @@ fn read_log(text: &str) -> Reading {
     Reading {
         found: found.collect(),
         fates,
+        problem: None,
+    }
+}
+
+fn read_registers(written: Vec<Written>) -> Reading {
+    let found = written.into_iter().map(|written| Found {
+        place: Place::Line(written.line),
+        kind: Kind::MachineCheck {
+            written: vec![written],
+            lines: Vec::new(),
+        },
+    });
+    Reading {
+        found: found.collect(),
+        fates: Vec::new(),
         problem: None,
     }
 }

@@ -64,6 +64,8 @@ pub enum Way {
 pub struct Shown {
     /// What its processors would do for an error that nobody touched.
     pub signal: AoSignal,
+    /// Whether its processors let it recover from a machine check: where they do not, it panics.
+    pub recovers: bool,
     /// Whether it takes machine checks (CR4.MCE); `None` where nobody has looked.
     pub machine_checks: Option<bool>,
     /// Whether it asked for firmware's error records (bit 4 of the platform's `_OSC`, ACPI 6.5,
@@ -88,8 +90,9 @@ impl Shown {
 /// The way for what waits now.
 ///
 /// With [`Notify::Auto`] that is a record where the guest reads records, and a machine check would
-/// reach it later or not at all: where it is only found by a poll (AMD), or where the guest has its
-/// machine checks off. Else it is a machine check, if need be one that waits.
+/// reach it later, not at all, or be its end: where it is only found by a poll (AMD), where the
+/// guest has its machine checks off, or where its processors do not let it recover. Else it is a
+/// machine check, if need be one that waits.
 pub fn choose(notify: Notify, shown: &Shown) -> Way {
     match notify {
         Notify::Mce => Way::Mce,
@@ -97,7 +100,7 @@ pub fn choose(notify: Notify, shown: &Shown) -> Way {
         Notify::Ghes => Way::Mce,
         Notify::Auto => {
             let late = shown.signal == AoSignal::Record || shown.machine_checks == Some(false);
-            if late && shown.reads() {
+            if (late || !shown.recovers) && shown.reads() {
                 Way::Ghes
             } else {
                 Way::Mce
@@ -113,6 +116,7 @@ mod tests {
     fn auto(signal: AoSignal, machine_checks: bool, apei: bool, records: Condition) -> Way {
         let shown = Shown {
             signal,
+            recovers: true,
             machine_checks: Some(machine_checks),
             apei: Some(apei),
             records: Some(records),
@@ -141,6 +145,20 @@ mod tests {
     }
 
     #[test]
+    fn intel_guests_that_a_machine_check_would_end_get_records_if_they_read_them() {
+        let shown = |records| Shown {
+            signal: AoSignal::Exception,
+            recovers: false,
+            machine_checks: Some(true),
+            apei: Some(true),
+            records: Some(records),
+        };
+        let auto = |records| choose(Notify::Auto, &shown(records));
+        assert_eq!(auto(Condition::Untried), Way::Ghes);
+        assert_eq!(auto(Condition::Ignored), Way::Mce);
+    }
+
+    #[test]
     fn a_source_that_is_not_read_or_cannot_be_used_is_not_used_again() {
         for records in [Condition::Ignored, Condition::GivenUp, Condition::Broken] {
             assert_eq!(auto(AoSignal::Record, true, true, records), Way::Mce);
@@ -151,6 +169,7 @@ mod tests {
     fn nothing_is_put_into_records_before_the_guest_has_shown_anything() {
         let shown = Shown {
             signal: AoSignal::Record,
+            recovers: true,
             machine_checks: None,
             apei: None,
             records: Some(Condition::Untried),

@@ -109,6 +109,15 @@ pub const MCACOD: u64 = 0xffff;
 pub const MCACOD_SCRUB_CODES: RangeInclusive<u64> = 0xc0..=0xcf;
 /// `MCACOD_SCRUB` with channel 0.
 pub const MCACOD_SCRUB: u64 = 0xc0;
+/// Where the number of corrected errors is in MCi_STATUS, and how wide ([`MCI_STATUS_CEC_MASK`]):
+/// Intel's, in records of corrected errors (`MCI_STATUS_CEC_SHIFT`).
+pub const MCI_STATUS_CEC_SHIFT: u32 = 38;
+/// Fifteen bits (`MCI_STATUS_CEC_MASK`, not shifted).
+pub const MCI_STATUS_CEC_MASK: u64 = 0x7fff;
+/// Where the processor model's own error code is in MCi_STATUS (SDM "Model-Specific Error Code
+/// Field", 16 bits; AMD's extended error code are the low 6 of them).
+pub const MCI_STATUS_MSCOD_SHIFT: u32 = 16;
+
 /// `MCACOD_L3WB`: an explicit write back of the last cache level.
 pub const MCACOD_L3WB: u64 = 0x17a;
 /// `MCACOD_DATA`: a data load.

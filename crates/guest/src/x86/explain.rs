@@ -6,6 +6,7 @@ use pagemend_core::address::Gpa;
 use serde::Serialize;
 
 use super::bits::*;
+use super::fields::{self, AddressMode};
 use super::machine_check::{MachineCheck, Vendor};
 
 /// What software has to do about it (Linux `mce_severity`, `mce/severity.c`).
@@ -39,6 +40,12 @@ pub struct Explanation {
     pub severity: Severity,
     /// What kind of error it was, by its code.
     pub kind: &'static str,
+    /// The parts of that code, in words, if it has such.
+    pub detail: Option<String>,
+    /// The code that is the processor model's own.
+    pub model_code: u16,
+    /// How many corrected errors it stands for, where it counts them.
+    pub corrected: Option<u16>,
     /// Where, if it says.
     pub gpa: Option<Gpa>,
     /// Base-two logarithm of the bytes concerned, if it says.
@@ -53,7 +60,8 @@ pub struct Explanation {
 /// ([`MCG_SER_P`], SUCCOR).
 pub fn explain(vendor: Vendor, record: &MachineCheck) -> Explanation {
     let has = |bits| record.status & bits == bits;
-    let located = has(MCI_STATUS_VAL | MCI_STATUS_ADDRV) && physical(vendor, record);
+    let code = record.status & MCACOD;
+    let located = AddressMode::of(vendor, record) == Some(AddressMode::Physical);
     let status = STATUS_NAMES.iter().chain(match vendor {
         Vendor::Intel => INTEL_STATUS_NAMES,
         Vendor::Amd => AMD_STATUS_NAMES,
@@ -64,20 +72,16 @@ pub fn explain(vendor: Vendor, record: &MachineCheck) -> Explanation {
         .filter(|(bit, _)| record.mcg_status & bit != 0);
     Explanation {
         severity: severity(vendor, record),
-        kind: kind(vendor, record.status & MCACOD),
+        kind: fields::kind(code),
+        detail: fields::detail(code),
+        model_code: (record.status >> MCI_STATUS_MSCOD_SHIFT) as u16,
+        corrected: fields::corrected(vendor, record),
         gpa: located.then_some(Gpa::new(record.addr)),
         lsb: (located && has(MCI_STATUS_MISCV))
             .then_some((record.misc & MCI_MISC_ADDR_LSB_MASK) as u8),
         overflow: has(MCI_STATUS_VAL | MCI_STATUS_OVER),
         bits: status.chain(mcg_status).map(|(_, name)| *name).collect(),
     }
-}
-
-/// Whether MCi_ADDR is a physical address. MISC says so on Intel; AMD has no other.
-fn physical(vendor: Vendor, record: &MachineCheck) -> bool {
-    vendor == Vendor::Amd
-        || record.status & MCI_STATUS_MISCV != 0
-            && record.misc >> MCI_MISC_ADDR_MODE_SHIFT & 7 == MCI_MISC_ADDR_PHYS
 }
 
 /// In the order of Linux's own rules, first match wins.
@@ -102,23 +106,6 @@ fn severity(vendor: Vendor, record: &MachineCheck) -> Severity {
         _ if has(MCI_STATUS_AR) => Severity::Fatal,
         _ if has(MCI_STATUS_S) => Severity::ActionOptional,
         _ => Severity::NoAction,
-    }
-}
-
-/// The kind of error by its code: those that concern memory by name (SDM "Interpreting the MCA
-/// Error Codes"; the forms are `mce/severity.c`'s).
-fn kind(vendor: Vendor, code: u64) -> &'static str {
-    match (vendor, code) {
-        (_, 0) => "no code",
-        (_, code) if MCACOD_SCRUB_CODES.contains(&code) => "found by memory scrubbing",
-        (_, MCACOD_L3WB) => "cache write back",
-        (_, MCACOD_DATA) => "data load",
-        (_, MCACOD_INSTR) => "instruction fetch",
-        (_, code) if code & 0xef80 == 0x0080 => "memory controller",
-        (_, code) if code & 0xef00 == 0x0100 => "cache hierarchy",
-        (_, code) if code & 0xe800 == 0x0800 => "bus or interconnect",
-        (_, code) if code & 0xeff0 == 0x0010 => "translation lookaside buffer",
-        _ => "other",
     }
 }
 

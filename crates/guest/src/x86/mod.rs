@@ -6,7 +6,11 @@
 
 pub mod bits;
 mod explain;
+mod fields;
 mod machine_check;
+mod written;
 
 pub use explain::{Explanation, Severity, explain};
+pub use fields::AddressMode;
 pub use machine_check::{AoSignal, MachineCheck, Vendor};
+pub use written::{Written, machine_checks};

@@ -17,12 +17,14 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// Writes events until the machine has ended, the other end is gone or does not read.
 pub(super) fn stream(stream: &UnixStream, vm: &Vm, chunks: bool, ending: &dyn Fn() -> bool) {
     let events = vm.events().subscribe();
+    // Of a machine that has ended nothing more will be heard. Asked before the other end knows that
+    // it is listened to: it may end the machine in the next moment.
+    let over = vm.phase() == Phase::Ended;
     // Nothing that happens after the other end has read this is missed.
     if start_lines(patient(stream), chunks).is_err() {
         return;
     }
-    // Of a machine that has ended nothing more will be heard.
-    if vm.phase() != Phase::Ended {
+    if !over {
         loop {
             match events.recv_timeout(LOOK_AGAIN) {
                 Ok(event) if write(stream, &event, chunks) => {

@@ -1,5 +1,6 @@
 //! From a payload to the first instruction: loading, tables, and where each vCPU starts.
 
+mod bios;
 mod linux;
 mod long_mode;
 #[cfg(test)]
@@ -89,6 +90,7 @@ pub(crate) fn load(
 ) -> Result<Entry, BootError> {
     let mapped = ram.ranges().last().map_or(0, |range| range.end().get());
     long_mode::write_tables(ram, mapped)?;
+    bios::write(ram)?;
     match payload {
         Payload::Linux {
             kernel,
