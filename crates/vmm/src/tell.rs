@@ -10,7 +10,7 @@ use pagemend::{Cause, Event, FRAME_SIZE, Gpa, GpaRange, GuardError, GuestRegion,
 use pagemend_guest::deliver::{self, MachineChecks, RETRY, Teller};
 use pagemend_guest::ghes::{self, Patience, Place, Records, Source};
 use pagemend_guest::kvm::cpuid::{self, CpuidFull};
-use pagemend_guest::kvm::{self, SetupError, mce_cap_supported, mcg_cap, setup_vcpu};
+use pagemend_guest::kvm::{self, SetupError, mce_cap_kept, mcg_cap, setup_vcpu};
 use pagemend_guest::route::{Capability, Counts, Moved, Notify, Offered, Router, Way};
 use pagemend_guest::x86::{AoSignal, Vendor};
 
@@ -58,13 +58,14 @@ impl Told {
         vcpus: u8,
         notify: Notify,
     ) -> Result<Self, TellError> {
-        let supported = mce_cap_supported(kvm).map_err(TellError::NoMachineChecks)?;
+        let supported = mce_cap_kept(kvm).map_err(TellError::NoMachineChecks)?;
         let vendor = cpuid::vendor(shown).ok_or(TellError::Vendor)?;
         let banks = deliver::DEFAULT_BANKS;
         let mcg_cap = mcg_cap(vendor, supported, banks);
         let config = deliver::Config {
             vendor,
             signal: AoSignal::best(vendor, mcg_cap),
+            recovers: vendor.recovers(mcg_cap),
             banks,
             vcpus: vcpus.into(),
             limit: LIMIT,

@@ -75,6 +75,10 @@ pub struct Config {
     pub vendor: Vendor,
     /// How it hears of frames that were not touched.
     pub signal: AoSignal,
+    /// Whether its processors have what a guest needs to recover from a machine check: AMD's bits
+    /// in CPUID, which a VMM can always set, or Intel's [`MCG_SER_P`](crate::x86::bits::MCG_SER_P),
+    /// which KVM has not on an AMD host. A guest without is never given one.
+    pub recovers: bool,
     /// Banks of each vCPU, as in its MCG_CAP: more than [`BANK_OPTIONAL`].
     pub banks: u8,
     /// How many vCPUs it has.

@@ -76,7 +76,7 @@ impl Teller {
         });
         self.checks.publish(&inner);
         told?;
-        let unseen = outcome.obstacle.filter(|it| !it.ends_with_exit());
+        let unseen = outcome.obstacle.filter(|it| it.ends_unseen());
         outcome.retry_after = unseen.map(|_| RETRY);
         Ok(outcome)
     }
@@ -124,6 +124,10 @@ impl Teller {
             return Ok(false);
         };
         let config = &self.checks.config;
+        if config.signal.is_exception() && !config.recovers {
+            outcome.obstacle = Some(Obstacle::NotRecoverable);
+            return Ok(false);
+        }
         let state = vcpu.state()?;
         let for_all = config.signal.is_exception() && self.is_for_all(state.local());
         let mut free = None;
@@ -171,7 +175,11 @@ impl Teller {
         let state = vcpu.state()?;
         inner.seats[self.vcpu].enabled = Some(state.enabled());
         let bank = vcpu.bank(BANK_REQUIRED)?;
-        if let Some(obstacle) = state.obstacle(&bank) {
+        let obstacle = match self.checks.config.recovers {
+            true => state.obstacle(&bank),
+            false => Some(Obstacle::NotRecoverable),
+        };
+        if let Some(obstacle) = obstacle {
             inner.counts.refused += 1;
             return Ok(Answer::Refused(obstacle));
         }

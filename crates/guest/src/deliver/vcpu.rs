@@ -62,6 +62,9 @@ pub enum Obstacle {
     BanksFull,
     /// Other vCPUs have not come out of the last machine check, which all have to take.
     OthersInProgress,
+    /// The vCPUs do not let a guest recover ([`Config::recovers`](super::Config::recovers)): a
+    /// machine check would be its end, or one that it ignores and meets again for ever.
+    NotRecoverable,
 }
 
 impl Obstacle {
@@ -73,6 +76,11 @@ impl Obstacle {
             Self::InProgress | Self::BanksFull | Self::OthersInProgress
         )
     }
+
+    /// Whether it can end without an exit: then nothing but another look shows that it has.
+    pub fn ends_unseen(self) -> bool {
+        !self.ends_with_exit() && self != Self::NotRecoverable
+    }
 }
 
 impl fmt::Display for Obstacle {
@@ -83,6 +91,7 @@ impl fmt::Display for Obstacle {
             Self::ReportingOff => "the guest has error reporting off (MCG_CTL, MCi_CTL)",
             Self::BanksFull => "the guest has not cleared earlier records from its banks",
             Self::OthersInProgress => "other vCPUs are still in the last machine check",
+            Self::NotRecoverable => "its processors do not let it recover (MCG_SER_P is clear)",
         })
     }
 }

@@ -18,10 +18,11 @@
 //! let mut cpuid = kvm.get_supported_cpuid(kvm_bindings::KVM_MAX_CPUID_ENTRIES)?;
 //! let vendor = kvm::cpuid::vendor(&cpuid).ok_or("neither Intel nor AMD")?;
 //! kvm::cpuid::let_recover(&mut cpuid, vendor)?;
-//! let supported = kvm::mce_cap_supported(&kvm)?;
+//! let supported = kvm::mce_cap_kept(&kvm)?;
 //! let mcg_cap = kvm::mcg_cap(vendor, supported, DEFAULT_BANKS);
 //! let signal = AoSignal::best(vendor, mcg_cap);
-//! let config = Config { vendor, signal, banks: DEFAULT_BANKS, vcpus, limit: 64 };
+//! let recovers = vendor.recovers(mcg_cap);
+//! let config = Config { vendor, signal, recovers, banks: DEFAULT_BANKS, vcpus, limit: 64 };
 //! let checks = MachineChecks::new(config);
 //! kvm::watch(&vm, checks.config())?;
 //!
@@ -68,6 +69,6 @@ mod watch;
 
 pub use ioctls::{mce_cap_supported, set_mce, setup_mce};
 pub use run::{GuestVcpu, Kick, RunError, Turn};
-pub use setup::{SetupError, mcg_cap, setup_vcpu};
+pub use setup::{SetupError, mce_cap_kept, mcg_cap, setup_vcpu};
 pub use vcpu::{KvmVcpu, RegisterError};
 pub use watch::{register_read, register_written, watch};

@@ -2,13 +2,16 @@
 //! set up.
 
 use kvm_bindings::{CpuId, Msrs, kvm_msr_entry};
-use kvm_ioctls::VcpuFd;
+use kvm_ioctls::{Kvm, VcpuFd};
 use vmm_sys_util::errno;
 
 use super::cpuid;
-use super::ioctls::setup_mce;
+use super::ioctls::{mce_cap_supported, setup_mce};
 use crate::x86::Vendor;
 use crate::x86::bits::*;
+
+/// `EINVAL` (include/uapi/asm-generic/errno-base.h).
+const EINVAL: i32 = 22;
 
 /// VMX in CPUID leaf 1, ECX, and the bit of FEAT_CTL that lets software use it
 /// (`FEAT_CTL_VMX_ENABLED_OUTSIDE_SMX`).
@@ -25,7 +28,7 @@ pub enum SetupError {
     )]
     Vendor,
     /// KVM does not take MCG_CAP.
-    #[error("KVM refuses {mcg_cap:#x} as MCG_CAP: ask mce_cap_supported for what it has")]
+    #[error("KVM refuses {mcg_cap:#x} as MCG_CAP: ask mce_cap_kept for what it has")]
     McgCap {
         /// The value.
         mcg_cap: u64,
@@ -39,8 +42,7 @@ pub enum SetupError {
     FeatCtl,
 }
 
-/// MCG_CAP for a guest of `vendor`, of what KVM supports
-/// ([`mce_cap_supported`](super::mce_cap_supported)). `banks` is its number of banks.
+/// MCG_CAP for a guest of `vendor`, of what KVM has ([`mce_cap_kept`]). `banks` is its number of banks.
 ///
 /// AMD processors have none of the bits for recovery, local checks and CMCI.
 pub const fn mcg_cap(vendor: Vendor, supported: u64, banks: u8) -> u64 {
@@ -51,7 +53,33 @@ pub const fn mcg_cap(vendor: Vendor, supported: u64, banks: u8) -> u64 {
     supported & wanted | banks as u64
 }
 
-/// Gives the vCPU banks and MCG_CAP, which it returns, and allows local machine checks where there
+/// The bits of MCG_CAP that a guest can really be given: those that KVM
+/// [supports](mce_cap_supported) and a vCPU keeps. They are fewer on AMD processors, where KVM says
+/// that it has MCG_SER_P, takes it, and clears it again (`svm_setup_mce`, `arch/x86/kvm/svm/svm.c`):
+/// there a guest that takes its processors for Intel's cannot recover from a machine check.
+///
+/// Makes a machine with one vCPU to find out.
+pub fn mce_cap_kept(kvm: &Kvm) -> Result<u64, errno::Error> {
+    let supported = mce_cap_supported(kvm)?;
+    let vcpu = kvm.create_vm()?.create_vcpu(0)?;
+    setup_mce(&vcpu, supported | 1)?;
+    Ok(mcg_cap_of(&vcpu)? & supported)
+}
+
+/// MCG_CAP as the guest sees it.
+fn mcg_cap_of(vcpu: &VcpuFd) -> Result<u64, errno::Error> {
+    let entry = kvm_msr_entry {
+        index: MSR_MCG_CAP,
+        ..Default::default()
+    };
+    let mut msrs = Msrs::from_entries(&[entry]).expect("one register fits");
+    match vcpu.get_msrs(&mut msrs)? {
+        1 => Ok(msrs.as_slice()[0].data),
+        _ => Err(errno::Error::new(EINVAL)),
+    }
+}
+
+/// Gives the vCPU banks and MCG_CAP, which it returns as KVM keeps it, and allows local machine checks where there
 /// are any, as firmware would. `cpuid` is what the vCPU has been given with KVM_SET_CPUID2; to be
 /// called before it runs.
 pub fn setup_vcpu(
@@ -62,7 +90,9 @@ pub fn setup_vcpu(
 ) -> Result<u64, SetupError> {
     let vendor = cpuid::vendor(cpuid).ok_or(SetupError::Vendor)?;
     let mcg_cap = mcg_cap(vendor, supported, banks);
-    setup_mce(vcpu, mcg_cap).map_err(|source| SetupError::McgCap { mcg_cap, source })?;
+    let mcg_cap = setup_mce(vcpu, mcg_cap)
+        .and_then(|()| mcg_cap_of(vcpu))
+        .map_err(|source| SetupError::McgCap { mcg_cap, source })?;
     if mcg_cap & MCG_LMCE_P != 0 {
         let mut leaves = cpuid.as_slice().iter();
         let vmx = leaves.any(|leaf| leaf.function == 1 && leaf.ecx & CPUID_1_ECX_VMX != 0);

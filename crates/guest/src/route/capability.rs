@@ -52,14 +52,6 @@ impl Offered {
             succor: matches!(vendor, Vendor::Amd),
         }
     }
-
-    /// Whether a guest on them recovers from a machine check.
-    pub const fn recovers(self) -> bool {
-        match self.vendor {
-            Vendor::Intel => self.ser,
-            Vendor::Amd => self.succor,
-        }
-    }
 }
 
 /// A source of records, and what has become of them.

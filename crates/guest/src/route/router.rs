@@ -114,7 +114,7 @@ impl<W: Window> Router<W> {
     pub fn shown(&self) -> Shown {
         Shown {
             signal: self.checks.config().signal,
-            recovers: self.offered.recovers(),
+            recovers: self.checks.config().recovers,
             machine_checks: self.checks.enabled(),
             apei: match self.osc.load(Ordering::Relaxed) {
                 UNASKED => None,

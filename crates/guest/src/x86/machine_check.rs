@@ -15,6 +15,14 @@ pub enum Vendor {
     Amd,
 }
 
+impl Vendor {
+    /// Whether a guest of this vendor's processors with this MCG_CAP recovers from machine checks.
+    /// AMD's tell it so in CPUID (SUCCOR, overflow recovery), Intel's in MCG_SER_P.
+    pub const fn recovers(self, mcg_cap: u64) -> bool {
+        matches!(self, Self::Amd) || mcg_cap & MCG_SER_P != 0
+    }
+}
+
 /// How a guest hears of an error that nobody has touched.
 ///
 /// An error that somebody touched is always an exception.

@@ -27,11 +27,17 @@ impl Guest {
         let checks = MachineChecks::new(Config {
             vendor,
             signal,
+            recovers: true,
             banks: DEFAULT_BANKS,
             vcpus,
             limit: 512,
         });
-        let vcpus = (0..vcpus).map(|vcpu| (Model::new(DEFAULT_BANKS), checks.teller(vcpu)));
+        Self::with(checks)
+    }
+
+    fn with(checks: Arc<MachineChecks>) -> Self {
+        let vcpus = 0..checks.config().vcpus;
+        let vcpus = vcpus.map(|vcpu| (Model::new(DEFAULT_BANKS), checks.teller(vcpu)));
         Self {
             vcpus: vcpus.collect(),
             checks,
@@ -179,6 +185,31 @@ fn a_touch_that_cannot_be_told_is_refused_with_the_reason() {
     assert_eq!(guest.touched(0, 2), Answer::Refused(Obstacle::InProgress));
     assert_eq!(guest.checks.counts().refused, 3);
     assert!(!guest.vcpus[0].0.shut_down && !guest.vcpus[0].0.dropped);
+}
+
+#[test]
+fn a_guest_that_cannot_recover_is_never_given_a_machine_check() {
+    let checks = MachineChecks::new(Config {
+        vendor: Vendor::Intel,
+        signal: AoSignal::Exception,
+        recovers: Vendor::Intel.recovers(MCG_CTL_P),
+        banks: DEFAULT_BANKS,
+        vcpus: 2,
+        limit: 512,
+    });
+    let mut guest = Guest::with(checks).on();
+    guest.lost(7);
+    let outcome = guest.before_run(0);
+    assert_eq!(outcome.obstacle, Some(Obstacle::NotRecoverable));
+    assert_eq!(outcome.retry_after, None, "it never ends");
+    assert_eq!(
+        guest.touched(1, 7),
+        Answer::Refused(Obstacle::NotRecoverable)
+    );
+    assert_eq!(guest.heard(true), []);
+    assert_eq!(guest.heard(false), []);
+    // By another way it may still be told.
+    assert_eq!(guest.checks.waiting(), [Gpa::new(0x7000)]);
 }
 
 #[test]

@@ -9,8 +9,10 @@ mod program;
 
 use machine::{Machine, Report, kvm};
 use pagemend_core::address::Gpa;
-use pagemend_guest::deliver::{Answer, BANK_BYSTANDER, BANK_OPTIONAL, BANK_REQUIRED, Obstacle};
-use pagemend_guest::kvm::watch;
+use pagemend_guest::deliver::{
+    Answer, BANK_BYSTANDER, BANK_OPTIONAL, BANK_REQUIRED, DEFAULT_BANKS, Obstacle,
+};
+use pagemend_guest::kvm::{mce_cap_kept, mce_cap_supported, mcg_cap, watch};
 use pagemend_guest::x86::bits::MSR_MCG_STATUS;
 use pagemend_guest::x86::{AoSignal, MachineCheck, Vendor};
 use program::Command;
@@ -46,6 +48,17 @@ fn optional(vendor: Vendor, signal: AoSignal, frame: u64) -> Report {
         gpa,
         false,
     ))
+}
+
+#[test]
+fn what_kvm_is_said_to_keep_a_vcpu_has() {
+    let Some(kvm) = kvm() else { return };
+    let kept = mce_cap_kept(&kvm).unwrap();
+    assert_eq!(kept & !mce_cap_supported(&kvm).unwrap(), 0);
+    let vendor = Vendor::Intel;
+    let machine = Machine::new(&kvm, vendor, AoSignal::Exception, 1);
+    let expected = mcg_cap(vendor, kept, DEFAULT_BANKS);
+    assert_eq!(machine.vcpus[0].mcg_cap, expected);
 }
 
 #[test]

@@ -23,7 +23,7 @@ inventory::submit! {
             scenario("once-128", wish(Pagemend, Amd, 4), Set::All, "128 errors at once in the walker's memory of", |t, w| many(t, w, 128)),
             scenario("once-128", wish(Pagemend, Intel, 1), Set::All, "128 errors at once in the walker's memory of", |t, w| many(t, w, 128)),
             scenario("reset", wish(Pagemend, Amd, 1), Set::All, "16 errors in and two new starts of", reset),
-            scenario("pause", wish(Pagemend, Amd, 2), Set::All, "while it is paused, 16 errors in", pause),
+            scenario("pause", wish(Pagemend, Amd, 2), Set::All, "while it is paused, errors in", pause),
             scenario("mce-off", off(Pagemend), Set::All, "with its machine checks off, an error in", mce_off),
             scenario("mce-off", off(Qemu), Set::All, "with its machine checks off, an error in", mce_off),
         ];
@@ -40,13 +40,20 @@ inventory::submit! {
 }
 
 fn fail(t: &mut Trial, vm: &mut Vm, errors: u64) -> Result<BTreeSet<u64>> {
-    let mut frames = BTreeSet::new();
-    for number in 0..errors {
-        frames.insert(vm.locate(Use::Walker, number)?);
+    // Some more, for those that the host cannot take away, and found beforehand, as the guest may not live to answer.
+    let mut candidates = BTreeSet::new();
+    for number in 0..2 * errors {
+        candidates.insert(vm.locate(Use::Walker, number)?);
     }
-    t.step(format!("{} errors", frames.len()));
-    for frame in &frames {
-        vm.fail(Use::Walker, *frame)?;
+    t.step(format!("{errors} errors"));
+    let mut frames = BTreeSet::new();
+    for frame in candidates {
+        if frames.len() as u64 == errors {
+            break;
+        }
+        if vm.fail(Use::Walker, frame)? {
+            frames.insert(frame);
+        }
     }
     Ok(frames)
 }
@@ -87,14 +94,18 @@ fn reset(t: &mut Trial, wish: &Wish) -> Result<()> {
 /// Errors in memory that nobody can touch meanwhile.
 fn pause(t: &mut Trial, wish: &Wish) -> Result<()> {
     let mut vm = Vm::start(t, wish)?;
-    let mut frames = BTreeSet::new();
+    let mut candidates = BTreeSet::new();
     for number in 0..16 {
-        frames.insert(vm.locate(Use::Walker, number)?);
+        candidates.insert(vm.locate(Use::Walker, number)?);
     }
     vm.steer("vm.pause")?;
-    for frame in &frames {
-        vm.fail(Use::Walker, *frame)?;
+    let mut frames = BTreeSet::new();
+    for frame in candidates {
+        if vm.fail(Use::Walker, frame)? {
+            frames.insert(frame);
+        }
     }
+    t.claim("there were errors", !frames.is_empty());
     vm.steer("vm.resume")?;
     let fate = vm.settle(t, &frames)?;
     outcome::judge(t, wish, &vm, &fate)
@@ -104,8 +115,7 @@ fn pause(t: &mut Trial, wish: &Wish) -> Result<()> {
 fn mce_off(t: &mut Trial, wish: &Wish) -> Result<()> {
     let mut vm = Vm::start(t, wish)?;
     vm.done(&Order::Hold)?;
-    let frame = vm.locate(Use::Walker, 0)?;
-    vm.fail(Use::Walker, frame)?;
+    let frame = vm.fail_one(t, Use::Walker, 0)?;
     let judged = wish.vmm == Vmm::Pagemend;
     // The walker stands; whoever answers lives.
     let lives = vm.flags(frame).is_ok();
@@ -131,10 +141,7 @@ fn mce_off(t: &mut Trial, wish: &Wish) -> Result<()> {
 fn together(t: &mut Trial, wish: &Wish) -> Result<()> {
     let mut vm = Vm::start(t, wish)?;
     vm.done(&Order::Hold)?;
-    let frames = [vm.locate(Use::Walker, 0)?, vm.locate(Use::Walker, 1)?];
-    for frame in frames {
-        vm.fail(Use::Walker, frame)?;
-    }
+    let frames = [vm.fail_one(t, Use::Walker, 0)?, vm.fail_one(t, Use::Walker, 1)?];
     let mut fate = vm.go_and_survey(t, &frames)?;
     if let Fate::Lives(_) = fate {
         fate = vm.settle(t, &frames.into())?;
@@ -145,9 +152,7 @@ fn together(t: &mut Trial, wish: &Wish) -> Result<()> {
 /// What a kernel cannot do without: it may panic, and that is honest. What must not be is that it goes on with wrong bytes, or that the machine is not whole afterwards.
 fn kernel(t: &mut Trial, wish: &Wish, what: Use) -> Result<()> {
     let mut vm = Vm::start(t, wish)?;
-    let frame = vm.locate(what, 0)?;
-    t.step(format!("an error in {what:?}, frame {frame:#x}"));
-    vm.fail(what, frame)?;
+    let frame = vm.fail_one(t, what, 0)?;
     let fate = vm.settle(t, &[frame].into())?;
     outcome::measure(t, wish, &vm, &fate)?;
     if wish.vmm == Vmm::Pagemend && matches!(fate, Fate::StartedAgain) {

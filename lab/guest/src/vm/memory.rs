@@ -30,8 +30,8 @@ impl GuestMemory {
         Ok(Self { vmm, base, len })
     }
 
-    /// Makes a frame of the guest fail, as a scrubber would find it. When this returns, the host's kernel has dealt with it. A page that is being mended is awaited until `deadline` if it is ever to come back; of a page that the host has taken away for good nothing more can fail.
-    pub(crate) fn fail(&self, frame: u64, comes_back: bool, deadline: Instant) -> Result<()> {
+    /// Makes a frame of the guest fail, as a scrubber would find it, and says whether that came to anything. When this returns, the host's kernel has dealt with it. A page that is being mended is awaited until `deadline` if it is ever to come back; of a page that the host has taken away nothing more can fail, and one that it cannot take away, because others are at work on it, stays as it is.
+    pub(crate) fn fail(&self, frame: u64, comes_back: bool, deadline: Instant) -> Result<bool> {
         let gpa = frame * 4096;
         if gpa >= self.len {
             bail!("the guest has no memory at {gpa:#x}");
@@ -40,7 +40,7 @@ impl GuestMemory {
         let host = loop {
             match self.frame_behind(address)? {
                 Some(host) => break host,
-                None if !comes_back => return Ok(()),
+                None if !comes_back => return Ok(false),
                 None if Instant::now() > deadline => {
                     bail!("the VMM has nothing mapped at {address:#x}")
                 }
@@ -48,11 +48,11 @@ impl GuestMemory {
             }
         };
         match inject::corrupt_frame(host) {
-            // In use when it was looked at: taken away all the same.
+            // In use when it was looked at: taken away all the same, as a rule.
             Err(error) if !matches!(error.raw_os_error(), Some(libc::EBUSY | libc::EHWPOISON)) => {
                 Err(error).with_context(|| format!("cannot corrupt frame {host:#x}"))
             }
-            _ => Ok(()),
+            _ => Ok(self.frame_behind(address)?.is_none()),
         }
     }
 

@@ -28,6 +28,9 @@ const LAST_WORDS: Duration = Duration::from_secs(10);
 /// Who has not answered an order for so long is not alive, also on a busy machine.
 const SILENCE: Duration = Duration::from_secs(90);
 
+/// Frames that are tried where the host's kernel cannot take one away.
+const TRIES: u64 = 16;
+
 /// What a survey may take on a busy machine.
 const LAST_SURVEY: Duration = Duration::from_secs(40);
 
@@ -52,6 +55,7 @@ pub(crate) struct Vm {
     directory: PathBuf,
     deadline: Instant,
     vmm: Vmm,
+    paused: bool,
     silent: bool,
     /// Bytes that the walker owns.
     pub(crate) owned: u64,
@@ -79,6 +83,7 @@ impl Vm {
             directory,
             deadline: t.deadline() - LAST_WORDS,
             vmm: wish.vmm,
+            paused: false,
             silent: false,
             owned: 0,
             failed: Vec::new(),
@@ -124,7 +129,9 @@ impl Vm {
     }
 
     fn hear(&mut self) -> Result<Heard> {
-        let heard = self.line.hear(self.deadline.min(Instant::now() + SILENCE))?;
+        let heard = self
+            .line
+            .hear(self.deadline.min(Instant::now() + SILENCE))?;
         self.silent = matches!(heard, Heard::Silence);
         Ok(heard)
     }
@@ -174,13 +181,27 @@ impl Vm {
         }
     }
 
-    /// Makes a frame of the guest fail, as a scrubber would find it.
-    pub(crate) fn fail(&mut self, what: Use, frame: u64) -> Result<()> {
-        // What QEMU's guest has lost stays lost until it starts again.
-        let comes_back = self.vmm == Vmm::Pagemend;
-        self.memory.fail(frame, comes_back, self.deadline)?;
-        self.failed.push((frame, what));
-        Ok(())
+    /// Makes a frame of the guest fail, as a scrubber would find it, and says whether that came to anything.
+    pub(crate) fn fail(&mut self, what: Use, frame: u64) -> Result<bool> {
+        // What QEMU's guest has lost stays lost until it starts again. Of two signals that come at once the kernel keeps one, and nobody touches the other's page while the guest is paused.
+        let comes_back = self.vmm == Vmm::Pagemend && !self.paused;
+        let failed = self.memory.fail(frame, comes_back, self.deadline)?;
+        if failed {
+            self.failed.push((frame, what));
+        }
+        Ok(failed)
+    }
+
+    /// Makes a frame that is used so fail: from this number on the first that can.
+    pub(crate) fn fail_one(&mut self, t: &mut Trial, what: Use, number: u64) -> Result<u64> {
+        for number in number..number + TRIES {
+            let frame = self.locate(what, number)?;
+            t.step(format!("an error in {what:?}, frame {frame:#x}"));
+            if self.fail(what, frame)? {
+                return Ok(frame);
+            }
+        }
+        bail!("the host's kernel takes none of {TRIES} frames away")
     }
 
     /// Checks all memory once more.
@@ -248,7 +269,8 @@ impl Vm {
     }
 
     /// Has pagemend's VMM do something: a `PUT` of its API.
-    pub(crate) fn steer(&self, path: &str) -> Result<()> {
+    pub(crate) fn steer(&mut self, path: &str) -> Result<()> {
+        self.paused = path == "vm.pause";
         api::ask(&self.directory.join(wish::API), "PUT", path).map(drop)
     }
 
