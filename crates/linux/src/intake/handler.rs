@@ -15,7 +15,7 @@ use pagemend_core::fault::{Evidence, Fault, Verdict};
 use pagemend_core::ledger::Cause;
 
 use super::threads::Owner;
-use super::{last_words, ranges, slot, threads};
+use super::{last_words, notice, ranges, slot, threads};
 use crate::guard;
 
 /// What handled SIGBUS before.
@@ -69,9 +69,9 @@ fn ours() -> libc::sigaction {
     // SAFETY: an all-zero sigaction is a valid one.
     let mut action: libc::sigaction = unsafe { MaybeUninit::zeroed().assume_init() };
     action.sa_sigaction = on_sigbus as *const () as usize;
-    // NODEFER: a fault inside the handler that was there before us must reach us, where a blocked
-    // one would kill. ONSTACK: a thread's stack may be where the fault is.
-    action.sa_flags = libc::SA_SIGINFO | libc::SA_NODEFER | libc::SA_ONSTACK | libc::SA_RESTART;
+    // Further ones wait until it returns, so that errors in quick succession do not pile up on a
+    // signal stack that has room for one or two. ONSTACK: a thread's stack may be where the fault is.
+    action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK | libc::SA_RESTART;
     action
 }
 
@@ -210,9 +210,12 @@ fn chain(
         handler => {
             let mut mask = MaybeUninit::<libc::sigset_t>::uninit();
             // SAFETY: the handler was installed by the program with these flags and this mask,
-            // and is called as the kernel would call it; the mask is put back as it was.
+            // and is called as the kernel would call it, but that a fault inside it reaches us,
+            // where a blocked one would kill; the mask is put back as it was.
             unsafe {
-                libc::pthread_sigmask(libc::SIG_BLOCK, &previous.sa_mask, mask.as_mut_ptr());
+                let ours = notice::sigbus();
+                libc::pthread_sigmask(libc::SIG_UNBLOCK, &ours, mask.as_mut_ptr());
+                libc::pthread_sigmask(libc::SIG_BLOCK, &previous.sa_mask, ptr::null_mut());
                 if previous.sa_flags & libc::SA_SIGINFO != 0 {
                     type Handler =
                         extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut libc::c_void);

@@ -113,7 +113,8 @@ fn block() -> io::Result<()> {
     }
 }
 
-fn sigbus() -> libc::sigset_t {
+/// SIGBUS alone. Async-signal-safe.
+pub(super) fn sigbus() -> libc::sigset_t {
     let mut set = MaybeUninit::<libc::sigset_t>::uninit();
     // SAFETY: sigemptyset initialises the set that sigaddset then adds to.
     unsafe {

@@ -3,7 +3,10 @@
 
 use std::ptr;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Mutex, mpsc};
 
+use pagemend_core::address::PageSize;
+use pagemend_core::event::Step;
 use pagemend_linux::MemoryKind;
 
 use crate::altstack::SmallStack;
@@ -133,6 +136,66 @@ fn a_plain_handler_gets_a_signal_that_somebody_sent() {
         unsafe { libc::raise(libc::SIGBUS) };
         assert_eq!(CALLS.load(Ordering::Relaxed), 1);
         mends(&guest);
+    });
+}
+
+/// Whether a SIGBUS waits to be delivered to a thread.
+fn is_pending(thread: i32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/self/task/{thread}/status")).unwrap();
+    let pending = status.lines().find_map(|line| line.strip_prefix("SigPnd:"));
+    let pending = u64::from_str_radix(pending.unwrap().trim(), 16).unwrap();
+    pending & 1 << (libc::SIGBUS - 1) != 0
+}
+
+#[test]
+fn signals_that_come_while_one_is_handled_do_not_pile_up_on_its_stack() {
+    let name = "chain::signals_that_come_while_one_is_handled_do_not_pile_up_on_its_stack";
+    child::passes(name, || {
+        let handler: extern "C" fn(libc::c_int) = count;
+        install(handler as usize, 0, None);
+        let (claimed, is_claimed) = mpsc::channel();
+        let (go, may_go) = mpsc::channel();
+        let may_go = Mutex::new(may_go);
+        let kind = MemoryKind::Hugetlb(PageSize::SIZE_2M);
+        let guest = Guest::build(
+            kind,
+            8 * MIB,
+            |region| region,
+            |builder| {
+                builder.listen("holds it up", move |event| {
+                    if matches!(event.step, Step::Claim) {
+                        claimed.send(()).unwrap();
+                        may_go.lock().unwrap().recv().unwrap();
+                    }
+                })
+            },
+        )
+        .unwrap();
+        guest.fail(LOST);
+        std::thread::scope(|scope| {
+            let (tell, told) = mpsc::channel();
+            let guest = &guest;
+            let toucher = scope.spawn(move || {
+                // SAFETY: the call takes nothing and cannot fail.
+                tell.send(unsafe { libc::gettid() }).unwrap();
+                guest.load(LOST + 0x1000)
+            });
+            let thread = told.recv().unwrap();
+            is_claimed.recv().unwrap();
+            // It waits in the handler. What is sent to it now must not be handled on top of that.
+            // SAFETY: a signal to a thread of this process, which has a handler for it.
+            let sent =
+                unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), thread, libc::SIGBUS) };
+            assert_eq!(sent, 0);
+            while !is_pending(thread) && CALLS.load(Ordering::Relaxed) == 0 {
+                std::thread::yield_now();
+            }
+            let nested = CALLS.load(Ordering::Relaxed);
+            go.send(()).unwrap();
+            assert_eq!(nested, 0);
+            assert_eq!(toucher.join().unwrap(), pattern(gpa(LOST + 0x1000)));
+        });
+        assert_eq!(CALLS.load(Ordering::Relaxed), 1);
     });
 }
 

@@ -185,7 +185,8 @@ impl Vm {
     pub(crate) fn fail(&mut self, what: Use, frame: u64) -> Result<bool> {
         // What QEMU's guest has lost stays lost until it starts again. Of two signals that come at once the kernel keeps one, and nobody touches the other's page while the guest is paused.
         let comes_back = self.vmm == Vmm::Pagemend && !self.paused;
-        let failed = self.memory.fail(frame, comes_back, self.deadline)?;
+        let failed = self.memory.fail(frame, comes_back, self.deadline);
+        let failed = failed.with_context(|| self.last_words())?;
         if failed {
             self.failed.push((frame, what));
         }
