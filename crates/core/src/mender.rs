@@ -26,8 +26,8 @@ use crate::plan::{Action, Case, Plan, Reason, plan};
 use crate::policy::{Filling, Policy};
 use crate::time::Timestamp;
 
-pub use heal::Healed;
 use heal::Waiting;
+pub use heal::{Healed, Unhealed};
 pub use reset::Reset;
 pub use stream::Progress;
 use stream::Stream;

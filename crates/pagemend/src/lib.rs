@@ -103,7 +103,7 @@ pub use pagemend_core::fault::Verdict;
 pub use pagemend_core::host::FILL;
 pub use pagemend_core::ledger::{Cause, Enforcement, Entry, Generation, Ledger, Loss};
 pub use pagemend_core::map::{Backing, FileId, Location, MemoryMap, Region, Segment, Source};
-pub use pagemend_core::mender::{Healed, Progress, Reset};
+pub use pagemend_core::mender::{Healed, Progress, Reset, Unhealed};
 pub use pagemend_core::plan::{Action, Capabilities, Reason};
 pub use pagemend_core::policy::{Consumer, Filling, Heal, Policy, UnknownPolicy};
 pub use pagemend_core::time::Timestamp;

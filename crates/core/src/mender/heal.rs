@@ -11,6 +11,8 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use serde::Serialize;
+
 use super::stream::STRETCH;
 use super::{Job, Mender, Trail, failed};
 use crate::address::{Gpa, GpaRange};
@@ -31,14 +33,23 @@ const RETRY: Duration = Duration::from_millis(100);
 const TRIES: u32 = 10;
 
 /// What came of healing on request.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Healed {
     /// Stretches that are one huge page again.
     pub healed: Vec<GpaRange>,
     /// Lost frames in them, which the guest keeps off by itself from now on, ordered and apart.
     pub entrusted: Vec<GpaRange>,
     /// Stretches that stayed as they were, and why.
-    pub failed: Vec<(GpaRange, Reason)>,
+    pub failed: Vec<Unhealed>,
+}
+
+/// A stretch that could not be healed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Unhealed {
+    /// Which.
+    pub stretch: GpaRange,
+    /// Why.
+    pub reason: Reason,
 }
 
 /// A stretch that waits until it may be healed.
@@ -68,7 +79,7 @@ impl<H: Host> Mender<H> {
                     came.healed.push(stretch);
                     came.entrusted.extend(lost);
                 }
-                Err(reason) => came.failed.push((stretch, reason)),
+                Err(reason) => came.failed.push(Unhealed { stretch, reason }),
             }
         }
         came

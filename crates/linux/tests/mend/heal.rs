@@ -12,7 +12,7 @@ use pagemend_core::address::{FRAME_SIZE, GpaRange, PageSize};
 use pagemend_core::event::Step;
 use pagemend_core::host::FILL;
 use pagemend_core::ledger::Enforcement;
-use pagemend_core::mender::Healed;
+use pagemend_core::mender::{Healed, Unhealed};
 use pagemend_core::policy::{Filling, Heal};
 use pagemend_linux::MemoryKind;
 
@@ -186,14 +186,12 @@ fn where_there_are_no_huge_pages_the_marks_stay_and_the_reason_is_given() {
         assert_eq!(disabled, 0);
         let healed = heal(&guest);
         assert_eq!((healed.healed, healed.entrusted), (vec![], vec![]));
-        let [(stretch, why)] = &healed.failed[..] else {
+        let [Unhealed { stretch, reason }] = &healed.failed[..] else {
             panic!("{:?}", healed.failed);
         };
+        let why = reason.to_string();
         assert_eq!(*stretch, range(PAGE, PAGE));
-        assert!(
-            why.to_string().contains("no transparent huge page"),
-            "{why}"
-        );
+        assert!(why.contains("no transparent huge page"), "{why}");
         assert!(matches!(guest.steps().last(), Some(Step::Fail { .. })));
         guest.check_all_but(&LOST);
         assert_eq!(enforcement(&guest, LOST[0]), Some(Enforcement::Host));
@@ -223,7 +221,7 @@ fn heal_under_io(guest: &Guest) -> Option<String> {
     assert_eq!(guest.load(PAGE), DATA);
     guest.store(PAGE, pattern(gpa(PAGE)));
     let why = healed.failed.first();
-    why.map(|(_, reason)| reason.to_string())
+    why.map(|unhealed| unhealed.reason.to_string())
 }
 
 #[test]
