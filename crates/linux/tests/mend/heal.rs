@@ -15,6 +15,7 @@ use pagemend_core::ledger::Enforcement;
 use pagemend_core::mender::{Healed, Unhealed};
 use pagemend_core::policy::{Filling, Heal};
 use pagemend_linux::MemoryKind;
+use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, apply_filter};
 
 use crate::child;
 use crate::guest::{GIB, Guest, MIB, frames, gpa, leave_in_pool, need_pool, pattern, range};
@@ -196,6 +197,48 @@ fn where_there_are_no_huge_pages_the_marks_stay_and_the_reason_is_given() {
         guest.check_all_but(&LOST);
         assert_eq!(enforcement(&guest, LOST[0]), Some(Enforcement::Host));
     });
+}
+
+/// From now on the calling thread cannot move memory.
+fn forbid_moves() {
+    let filter = SeccompFilter::new(
+        [(libc::SYS_mremap, vec![])].into(),
+        SeccompAction::Allow,
+        SeccompAction::Errno(libc::EPERM as u32),
+        std::env::consts::ARCH.try_into().unwrap(),
+    );
+    let program: BpfProgram = filter.unwrap().try_into().unwrap();
+    apply_filter(&program).unwrap();
+}
+
+#[test]
+fn where_the_swap_fails_the_marks_stay_and_the_ledger_says_so_again() {
+    // Listeners run on the mender's thread, which moves memory right after this step.
+    let guest = Guest::with(KIND, 8 * MIB, |builder| {
+        builder.listen("saboteur", |event| {
+            if matches!(event.step, Step::Entrust { .. }) {
+                forbid_moves();
+            }
+        })
+    });
+    fail(&guest);
+    let healed = heal(&guest);
+    assert_eq!((healed.healed, healed.failed.len()), (vec![], 1));
+    let steps = guest.steps();
+    let last = &steps[steps.len() - 3..];
+    assert!(
+        matches!(
+            last,
+            [
+                Step::Entrust { .. },
+                Step::TakeBack { .. },
+                Step::Fail { .. }
+            ]
+        ),
+        "{last:?}"
+    );
+    guest.check_all_but(&LOST);
+    assert_eq!(enforcement(&guest, LOST[0]), Some(Enforcement::Host));
 }
 
 /// Kernel I/O into a page that it has pinned goes on while the stretch around it is healed, or is not.
