@@ -11,9 +11,10 @@ use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
-use clap::{ArgGroup, Args};
-use pagemend::Policy;
+use clap::{ArgGroup, Args, ValueEnum};
+use pagemend::{Heal, Policy};
 use pagemend_vmm::api::{Api, ApiError, ApiSocket, SocketError};
 use pagemend_vmm::seccomp::{self, Seccomp, SeccompError, Task};
 use pagemend_vmm::{
@@ -68,6 +69,24 @@ pub(crate) struct Run {
     /// What is wanted for a page that fails: mend, keep, discard or abandon.
     #[arg(long, default_value_t, help_heading = "Memory")]
     policy: Policy,
+    /// When a huge page that was broken up around lost memory is whole again: never, on-ack (the guest
+    /// has acknowledged the loss and keeps off it) or now. See docs/vmm.md.
+    #[arg(
+        long,
+        value_enum,
+        value_name = "WHEN",
+        default_value_t,
+        help_heading = "Memory"
+    )]
+    heal: HealWhen,
+    /// For how long the guest has to have kept off it, with --heal on-ack.
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        default_value_t = 60,
+        help_heading = "Memory"
+    )]
+    heal_after: u32,
     /// What happens when the guest touches lost memory and cannot be told: pause, reset or stop.
     #[arg(
         long,
@@ -125,6 +144,30 @@ pub(crate) struct Run {
     /// Print how it ended as JSON (schema pagemend.run/1), in one line after the console's output.
     #[arg(long)]
     json: bool,
+}
+
+/// The name of each way to heal.
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+enum HealWhen {
+    /// Only when the API says so.
+    #[default]
+    Never,
+    /// When the guest has acknowledged the loss and kept off it for --heal-after.
+    OnAck,
+    /// Right after the page was mended: for guests that keep off what they were told is lost.
+    Now,
+}
+
+impl HealWhen {
+    fn after(self, seconds: u32) -> Heal {
+        match self {
+            Self::Never => Heal::Never,
+            Self::OnAck => Heal::OnAck {
+                after: Duration::from_secs(seconds.into()),
+            },
+            Self::Now => Heal::Now,
+        }
+    }
 }
 
 /// Why there is no machine, or it was not brought to its end.
@@ -217,6 +260,7 @@ impl Run {
                 kind: self.page_size.kind(),
                 policy: self.policy,
                 filling: pagemend::Filling::default(),
+                heal: self.heal.after(self.heal_after),
             },
             vcpus: self.vcpus,
             cpu: self.cpu,

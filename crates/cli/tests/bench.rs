@@ -178,8 +178,9 @@ fn memcycler_measures_every_policy_at_every_fraction_next_to_healthy_memory() {
                 )
             })
             .collect();
-        let hit = [("split", 1), ("mend", 1), ("split", 4), ("mend", 4)];
-        assert_eq!(found, [vec![("healthy", 0)], hit.to_vec()].concat());
+        let policies = ["split", "mend", "mend+heal"];
+        let hit = |pages| policies.map(|policy| (policy, pages)).to_vec();
+        assert_eq!(found, [vec![("healthy", 0)], hit(1), hit(4)].concat());
         for case in cases {
             quartiles(&case["ratio"]);
             quartiles(&case["reads_ratio"]);
@@ -190,7 +191,10 @@ fn memcycler_measures_every_policy_at_every_fraction_next_to_healthy_memory() {
             assert_eq!(bytes, 32 * MIB);
         }
         assert_eq!(number(&cases[0]["ratio_to_healthy"]), 1.0);
-        assert_eq!(number(&cases[3]["hit_fraction"]), 0.25);
+        assert_eq!(number(&cases[4]["hit_fraction"]), 0.25);
+        let healed = of(&report, "policy", "mend+heal")[1];
+        let pages = healed["pages"].as_array().unwrap();
+        assert_eq!(pages.len(), 1, "all of it is huge pages: {healed}");
         let split = of(&report, "policy", "split")[1];
         assert_eq!(split["pages"][1]["bytes"], 8 * MIB);
     }
@@ -207,7 +211,7 @@ fn memcycler_measures_inside_a_guest() {
     );
     assert_eq!(report["place"], "guest");
     let cases = report["cases"].as_array().unwrap();
-    assert_eq!(cases.len(), 3);
+    assert_eq!(cases.len(), 4);
     for case in cases {
         for rate in ["words_per_us", "reads_per_us", "writes_per_us"] {
             assert!(number(&case[rate]) > 0.0, "{case}");

@@ -20,13 +20,13 @@ pub const SCHEMA: &str = "pagemend.event/1";
 pub struct Event {
     /// Name and version of this form: [`SCHEMA`].
     pub schema: &'static str,
-    /// Which fault, counted from 1: ties the events of one fault together. 0 at a reset.
+    /// Which fault, counted from 1: ties the events of one fault together. 0 at a reset or a heal.
     pub fault: u64,
     /// When the step ended.
     pub time: Timestamp,
     /// How long the step took, in nanoseconds.
     pub duration_ns: u64,
-    /// The page that the kernel took away, or that is renewed at a reset.
+    /// The page that the kernel took away, that is renewed at a reset, or that is healed.
     pub page: GpaRange,
     /// What happened.
     #[serde(flatten)]
@@ -111,9 +111,26 @@ pub enum Step {
         /// Where pages are smaller than fit.
         reasons: Vec<Reason>,
     },
+    /// Lost frames are the guest's to keep off: they are about to become memory that can be touched.
+    Entrust {
+        /// Which.
+        lost: Vec<GpaRange>,
+    },
+    /// Lost frames fault again: their page could not be healed, or they have failed once more.
+    TakeBack {
+        /// Which.
+        lost: Vec<GpaRange>,
+    },
+    /// A stretch that was broken up around lost frames is one huge page again.
+    Heal {
+        /// The lost frames that became memory which can be touched.
+        lost: Vec<GpaRange>,
+        /// What the stretch consists of now.
+        segments: Vec<Segment>,
+    },
     /// A step failed; the page is as it was, and will be abandoned, or recorded unmarked. Of a page
     /// that is mended on demand only the part is, to which the next record belongs. At a reset, what
-    /// was lost of the page is lost still.
+    /// was lost of the page is lost still. A stretch that cannot be healed goes on as it was.
     Fail {
         /// Which step and what the host said.
         reason: Reason,
@@ -172,6 +189,8 @@ pub struct Totals {
     pub discarded: u64,
     /// Huge pages told lost whole and left poisoned.
     pub abandoned: u64,
+    /// Stretches that are one huge page again.
+    pub healed: u64,
     /// Faults whose address was in order by the time that it was looked at.
     pub stale: u64,
     /// Faults on frames that were known to be lost.

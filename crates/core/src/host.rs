@@ -10,6 +10,10 @@ use crate::map::{Segment, Source};
 use crate::plan::{Capabilities, Reason};
 use crate::time::Timestamp;
 
+/// What a healed frame holds, over and over, until somebody writes there: words that are no
+/// address of any processor, and that are found by eye in a dump.
+pub const FILL: [u8; 16] = *b"pagemend: lost! ";
+
 /// The page that new memory is staged for.
 #[derive(Clone, Debug)]
 pub struct Target {
@@ -112,6 +116,13 @@ pub trait Host {
     /// Puts the stage in the page's place, for all threads at once. On failure the old mapping is
     /// there as it was.
     fn swap(&mut self, stage: Self::Stage) -> Result<Swapped, Self::Error>;
+
+    /// Makes one huge page of a stretch of 4 KiB pages that a swap has put there, or that failed
+    /// since, with [`FILL`] in the frames that are marked. The guest goes on using it meanwhile:
+    /// its bytes stay the same memory, and what is marked goes on faulting, until `swap` puts
+    /// the stage in its place, which needs no claim. On failure nothing that the guest can see has
+    /// changed.
+    fn heal(&mut self, target: &Target) -> Result<Self::Stage, Self::Error>;
 
     /// Gives lost memory of 4 KiB pages fresh zeroed memory of the same kind, where it is. On failure
     /// every touch of it goes on faulting.

@@ -48,7 +48,7 @@ use std::{collections::BTreeSet, fmt, ops::Range};
 pub use self::{
     decode_error::DecodeError,
     json::SCHEMA,
-    loss::{Cause, Entry, Generation, Loss},
+    loss::{Cause, Enforcement, Entry, Generation, Loss},
 };
 use self::{
     frame_set::FrameSet,
@@ -74,6 +74,8 @@ pub struct Ledger {
     frames: FrameSet,
     log: Log,
     recipients: Vec<Recipient>,
+    /// The lost frames that the guest keeps off by itself.
+    entrusted: FrameSet,
 }
 
 impl Ledger {
@@ -170,6 +172,7 @@ impl Ledger {
         let record = self.log.since(generation).next()?;
         Some(Entry {
             loss: Loss::new(record),
+            enforcement: self.enforcement_of(gpa.get() / FRAME_SIZE),
             told: self.recipients_knowing(generation).collect(),
         })
     }
@@ -208,6 +211,73 @@ impl Ledger {
         Generation::new(self.log.generations().start)
     }
 
+    /// Notes that the lost frames in `range` can be touched, and that the guest keeps off them.
+    pub fn entrust(&mut self, range: GpaRange) {
+        for run in self.frames.runs_in(frames_of(&range)) {
+            self.entrusted.fill(run);
+        }
+    }
+
+    /// Notes that every touch of the lost frames in `range` faults again.
+    pub fn take_back(&mut self, range: GpaRange) {
+        let Range { start, end } = frames_of(&range);
+        let mut kept = FrameSet::default();
+        for rest in [0..start, end..u64::MAX] {
+            for run in self.entrusted.runs_in(rest) {
+                kept.fill(run);
+            }
+        }
+        self.entrusted = kept;
+    }
+
+    /// Who sees to it that nobody takes the frame that holds `gpa` for memory, or `None` where it is
+    /// not lost.
+    pub fn enforcement(&self, gpa: Gpa) -> Option<Enforcement> {
+        let frame = gpa.get() / FRAME_SIZE;
+        self.contains(gpa).then(|| self.enforcement_of(frame))
+    }
+
+    /// The lost frames in `range` of which every touch faults, in address order, as the fewest
+    /// ranges.
+    pub fn enforced_in(&self, range: &GpaRange) -> impl Iterator<Item = GpaRange> {
+        self.runs_where(range, Enforcement::Host)
+    }
+
+    /// The lost frames in `range` that the guest keeps off by itself, likewise.
+    pub fn entrusted_in(&self, range: &GpaRange) -> impl Iterator<Item = GpaRange> {
+        self.runs_where(range, Enforcement::Guest)
+    }
+
+    fn enforcement_of(&self, frame: u64) -> Enforcement {
+        match self.entrusted.contains(frame) {
+            true => Enforcement::Guest,
+            false => Enforcement::Host,
+        }
+    }
+
+    fn entrusted_frames(&self) -> impl Iterator<Item = u64> {
+        self.entrusted.frames_in(0..u64::MAX)
+    }
+
+    fn runs_where(
+        &self,
+        range: &GpaRange,
+        enforcement: Enforcement,
+    ) -> impl Iterator<Item = GpaRange> {
+        let frames = self.frames.frames_in(frames_of(range));
+        let mut frames = frames
+            .filter(move |frame| self.enforcement_of(*frame) == enforcement)
+            .peekable();
+        std::iter::from_fn(move || {
+            let start = frames.next()?;
+            let mut end = start + 1;
+            while frames.next_if_eq(&end).is_some() {
+                end += 1;
+            }
+            Some(range_of(start..end))
+        })
+    }
+
     /// Forgets all losses, because a reset gave the guest fresh memory. Recipients stay registered
     /// and have nothing to be told. Generations go on: the clear takes one of its own, so that
     /// [`since`](Self::since) an earlier one tells that there was a clear.
@@ -215,6 +285,7 @@ impl Ledger {
         let first = self.generation().next().get();
         self.frames = FrameSet::default();
         self.log = Log::starting_at(first);
+        self.entrusted = FrameSet::default();
         for recipient in &mut self.recipients {
             recipient.restart(first);
         }
@@ -280,6 +351,7 @@ impl Ledger {
         self.frames.memory_bytes()
             + self.log.memory_bytes()
             + self.recipients.capacity() * size_of::<Recipient>()
+            + self.entrusted.memory_bytes()
             + self
                 .recipients
                 .iter()
@@ -301,7 +373,11 @@ impl Ledger {
     }
 
     /// The ledger with this history, which comes from outside and may contradict itself.
-    fn from_history(log: Log, recipients: Vec<Recipient>) -> Result<Self, DecodeError> {
+    fn from_history(
+        log: Log,
+        recipients: Vec<Recipient>,
+        entrusted: FrameSet,
+    ) -> Result<Self, DecodeError> {
         let mut frames = FrameSet::default();
         for (generation, record) in log.since(0) {
             let inconsistent = |reason| DecodeError::Inconsistent { generation, reason };
@@ -316,6 +392,15 @@ impl Ledger {
             }
         }
         let Range { start, end } = log.generations();
+        if !entrusted
+            .frames_in(0..u64::MAX)
+            .all(|frame| frames.contains(frame))
+        {
+            return Err(DecodeError::Inconsistent {
+                generation: end,
+                reason: "a healthy frame that the guest keeps off",
+            });
+        }
         let mut names = BTreeSet::new();
         for recipient in &recipients {
             let inconsistent = |reason| DecodeError::Inconsistent {
@@ -348,6 +433,7 @@ impl Ledger {
             frames,
             log,
             recipients,
+            entrusted,
         })
     }
 }
@@ -356,6 +442,7 @@ impl PartialEq for Ledger {
     fn eq(&self, other: &Self) -> bool {
         self.log.generations() == other.log.generations()
             && self.recipients == other.recipients
+            && self.entrusted_frames().eq(other.entrusted_frames())
             && self.log.since(0).eq(other.log.since(0))
     }
 }

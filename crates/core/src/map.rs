@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::address::{Gpa, GpaRange, Hva, HvaRange, PageSize};
-use crate::policy::{Consumer, Filling, Policy};
+use crate::policy::{Consumer, Filling, Heal, Policy};
 
 /// What a piece of guest memory is made of. Decides what the kernel takes away at an error, and
 /// what of it can be read afterwards.
@@ -72,6 +72,8 @@ pub struct Region {
     pub policy: Policy,
     /// When the bytes of a mended page come back.
     pub filling: Filling,
+    /// When its huge pages are whole again.
+    pub heal: Heal,
     /// Who else maps it.
     pub consumers: Vec<Consumer>,
 }

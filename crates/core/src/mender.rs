@@ -9,11 +9,12 @@
 //! fault that arrives for the same page meanwhile finds it in order when its turn comes. A page that
 //! is mended on demand comes back in parts, each of which goes this way by itself (`stream`).
 
+mod heal;
 mod replace;
 mod reset;
 mod stream;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use crate::address::{Gpa, GpaRange, PageSize};
 use crate::event::{Event, SCHEMA, Step, Totals};
@@ -25,6 +26,8 @@ use crate::plan::{Action, Case, Plan, Reason, plan};
 use crate::policy::{Filling, Policy};
 use crate::time::Timestamp;
 
+use heal::Waiting;
+pub use heal::{Healed, Unhealed};
 pub use reset::Reset;
 pub use stream::Progress;
 use stream::Stream;
@@ -39,12 +42,14 @@ pub struct Mender<H> {
     totals: Totals,
     /// Pages that are mended on demand, in the order of their turns.
     streams: VecDeque<Stream>,
+    /// Stretches that wait to be healed, by their first address.
+    healing: BTreeMap<Gpa, Waiting>,
 }
 
 /// What the events of one page's way have in common.
 #[derive(Debug)]
 struct Trail {
-    /// Which fault; 0 at a reset.
+    /// Which fault; 0 at a reset or a heal.
     fault: u64,
     page: GpaRange,
     /// When the step before this one ended.
@@ -98,6 +103,7 @@ impl<H: Host> Mender<H> {
             recipients,
             totals: Totals::default(),
             streams: VecDeque::new(),
+            healing: BTreeMap::new(),
         }
     }
 
@@ -175,6 +181,7 @@ impl<H: Host> Mender<H> {
 
         if self.ledger.contains(gpa) {
             self.totals.repeated += 1;
+            self.met_lost(&mut job, &fault);
             return self.answer(&mut job, None);
         }
         if self.fill_touched(&job) {
@@ -290,6 +297,7 @@ impl<H: Host> Mender<H> {
             self.ledger
                 .insert_range(*range, Cause::ActionOptional, time);
         }
+        self.heal_later(&added);
         let lost_bytes = added.iter().map(GpaRange::len).sum();
         let step = Step::Record {
             lost: added,

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -70,6 +71,25 @@ pub enum Filling {
     OnDemand,
     /// All at once, for which everyone who touches the page waits: less work in all.
     Eager,
+}
+
+/// When a stretch that was broken up around lost frames becomes one huge page again. Set per region.
+///
+/// From then on the frames do not fault any more: they can be read, as
+/// [`FILL`](crate::host::FILL), and written. It is the guest that keeps off them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Heal {
+    /// Only on request.
+    #[default]
+    Never,
+    /// When the guest has acknowledged all of them, and has kept off them for a time.
+    OnAck {
+        /// For how long nobody must have touched any of them.
+        after: Duration,
+    },
+    /// As soon as nothing else is to be done.
+    Now,
 }
 
 /// Anyone besides the vCPUs who maps a region's memory: a vhost-user back end, a VFIO device, an

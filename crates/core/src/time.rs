@@ -35,6 +35,11 @@ impl Timestamp {
         self.0.saturating_sub(earlier.0)
     }
 
+    /// The point `nanos` nanoseconds later, or the last that there is.
+    pub const fn after(self, nanos: u64) -> Self {
+        Self(self.0.saturating_add(nanos))
+    }
+
     /// Whole milliseconds since the Unix epoch.
     pub const fn millis(self) -> u64 {
         self.0 / Self::NANOS_PER_MILLI

@@ -109,13 +109,29 @@ fn steps() -> Vec<Step> {
             cleared_frames: 1,
             lost: vec![],
         },
+        Step::Entrust {
+            lost: vec![range(0x4000_3000, 4096)],
+        },
+        Step::Heal {
+            lost: vec![range(0x4000_3000, 4096)],
+            segments: vec![Segment {
+                page_size: PageSize::SIZE_2M,
+                ..segment
+            }],
+        },
+        Step::TakeBack {
+            lost: vec![range(0x4000_3000, 4096)],
+        },
     ]
 }
 
 fn events() -> Vec<Event> {
     let event = |(number, step): (u64, Step)| Event {
         schema: SCHEMA,
-        fault: u64::from(!matches!(step, Step::Renew { .. } | Step::Reset { .. })),
+        fault: u64::from(!matches!(
+            step,
+            Step::Renew { .. } | Step::Reset { .. } | Step::Entrust { .. } | Step::Heal { .. }
+        )),
         time: Timestamp::from_nanos(1_790_000_000_000_000_000 + number * 80_000),
         duration_ns: 79_000,
         page: range(0x4000_0000, 2 << 20),

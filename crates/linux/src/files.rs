@@ -187,7 +187,7 @@ impl Drop for Extent {
     }
 }
 
-fn punch(file: impl AsFd, offset: u64, len: u64) {
+pub(crate) fn punch(file: impl AsFd, offset: u64, len: u64) {
     let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
     if let Err(error) = rustix::fs::fallocate(file, flags, offset, len) {
         tracing::warn!(%error, len, "memory could not be given back");

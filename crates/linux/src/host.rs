@@ -262,6 +262,11 @@ impl Host for LinuxHost {
         Ok(swapped)
     }
 
+    fn heal(&mut self, target: &Target) -> Result<Stage, HostError> {
+        self.stage_healed(target)
+            .map_err(call("making a huge page"))
+    }
+
     fn renew(&mut self, frame: &Target) -> Result<(), HostError> {
         self.renew_in_place(frame)
             .map_err(call("renewing a lost frame"))

@@ -4,7 +4,7 @@
 //! takes it to the mender, and `host` does what the mender says: `lease` waits for I/O in flight,
 //! `stage` makes new memory from `files`, with `settings` as the old had, `salvage` fills it, `uffd`
 //! marks it, `mapping` moves it into place, `restore` undoes that, `renew` does without,
-//! `cover` stands where a page comes back in parts. `region` and `smaps` find out what a VMM's memory is,
+//! `cover` stands where a page comes back in parts, `heal` makes huge pages of small ones. `region` and `smaps` find out what a VMM's memory is,
 //! `memory` makes some for those who have none, `emulate` makes it fail,
 //! `split` does what others have proposed.
 //!
@@ -17,6 +17,7 @@ mod emulate;
 mod files;
 mod futex;
 pub mod guard;
+mod heal;
 mod host;
 mod intake;
 pub mod kernel_default;

@@ -4,6 +4,7 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::ptr;
+use std::time::{Duration, Instant};
 
 use pagemend_core::address::{Hva, HvaRange, PageSize};
 
@@ -156,16 +157,43 @@ impl Drop for Mapping {
 /// The advice must not take away bytes that somebody has references to.
 pub(crate) unsafe fn advise(hva: Hva, len: u64, advice: libc::c_int) -> io::Result<()> {
     loop {
-        // SAFETY: the caller vouches for the advice; the kernel checks the addresses.
-        let done = unsafe { libc::madvise(hva.get() as *mut _, len as usize, advice) };
-        if done == 0 {
-            return Ok(());
+        // SAFETY: the caller vouches for the advice.
+        match unsafe { advise_once(hva, len, advice) } {
+            Err(error) if may_be_repeated(&error) => {}
+            done => return done,
         }
-        let error = io::Error::last_os_error();
-        if error.kind() != io::ErrorKind::Interrupted && error.raw_os_error() != Some(libc::EAGAIN)
-        {
-            return Err(error);
+    }
+}
+
+/// For how long the kernel is asked for a huge page again. It refuses where somebody else holds one of
+/// the pages: for a moment, as a thread does at a fault, which may be long without a processor to
+/// run on; or for as long as I/O takes that has it pinned.
+const COLLAPSE_LIMIT: Duration = Duration::from_millis(10);
+
+/// Makes `page` one transparent huge page. Where it is one, or its file has one there, that is all.
+pub(crate) fn collapse(page: HvaRange) -> io::Result<()> {
+    let started = Instant::now();
+    loop {
+        // SAFETY: the advice changes no byte.
+        match unsafe { advise_once(page.start(), page.len(), libc::MADV_COLLAPSE) } {
+            Err(error) if may_be_repeated(&error) && started.elapsed() < COLLAPSE_LIMIT => {}
+            done => return done,
         }
+    }
+}
+
+fn may_be_repeated(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EINTR | libc::EAGAIN))
+}
+
+/// # Safety
+///
+/// As for [`advise`].
+unsafe fn advise_once(hva: Hva, len: u64, advice: libc::c_int) -> io::Result<()> {
+    // SAFETY: the caller vouches for the advice; the kernel checks the addresses.
+    match unsafe { libc::madvise(hva.get() as *mut _, len as usize, advice) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use pagemend_core::address::{Gpa, GpaRange, Hva, HvaRange, PageSize};
 use pagemend_core::map::{Backing, Region, Source};
-use pagemend_core::policy::{Consumer, Filling, Policy};
+use pagemend_core::policy::{Consumer, Filling, Heal, Policy};
 
 use crate::files::Files;
 use crate::host::RegionFacts;
@@ -29,6 +29,7 @@ pub struct RegionConfig {
     file: Option<(OwnedFd, u64)>,
     policy: Policy,
     filling: Filling,
+    heal: Heal,
     consumers: Vec<Consumer>,
     /// Memory that must stay mapped for as long as it is looked after.
     pub(crate) memory: Option<Arc<GuestMemory>>,
@@ -51,6 +52,7 @@ impl RegionConfig {
             file: None,
             policy: Policy::default(),
             filling: Filling::default(),
+            heal: Heal::default(),
             consumers: vec![],
             memory: None,
         }
@@ -91,6 +93,15 @@ impl RegionConfig {
     /// gives: the kernel on behalf of a system call, without a [lease](crate::Pagemend::lease).
     pub fn filling(self, filling: Filling) -> Self {
         Self { filling, ..self }
+    }
+
+    /// When a 2 MiB stretch that was broken up around lost frames becomes a huge page again.
+    /// [`Heal::Never`] unless said: from then on lost frames can be read, as
+    /// [`FILL`](pagemend_core::host::FILL), and written, and it is the guest that keeps off them.
+    /// [`Heal::OnAck`] takes a VMM that says what the guest [has
+    /// acknowledged](crate::Pagemend::acknowledged).
+    pub fn heal(self, heal: Heal) -> Self {
+        Self { heal, ..self }
     }
 
     /// Someone else who maps it, and whether the VMM makes that one follow a swap: by pausing it
@@ -229,6 +240,7 @@ pub(crate) fn inspect(
         source,
         policy: config.policy,
         filling: config.filling,
+        heal: config.heal,
         consumers: config.consumers,
     };
     Ok((region, facts))

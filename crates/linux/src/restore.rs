@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use pagemend_core::address::HvaRange;
 use pagemend_core::host::Target;
-use pagemend_core::map::Segment;
+use pagemend_core::map::{Backing, Segment};
 
 use crate::files::Files;
 use crate::host::LinuxHost;
@@ -23,9 +23,9 @@ impl LinuxHost {
         let range = HvaRange::new(target.hva, target.page.len()).expect("it is guest memory");
         let settings = self.settings_at(target.hva);
         let failed = self.emulation.faults_at(target.hva);
-        // Huge pages have no marks of ours in them.
-        let unmarked =
-            target.marked.is_empty() || target.segments.iter().all(|part| part.page_size.is_huge());
+        // Pages of a pool have no marks of ours in them.
+        let hugetlb = |part: &Segment| part.backing == Backing::Hugetlb;
+        let unmarked = target.marked.is_empty() || target.segments.iter().all(hugetlb);
         let restored = match unmarked {
             true => map_again(target, &self.files).and_then(|()| settings.apply(range)),
             false => self.mark_again(target),

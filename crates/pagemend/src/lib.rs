@@ -80,6 +80,13 @@
 //! With all vCPUs stopped and devices quiet, [`Pagemend::reset`] makes lost memory usable again, under
 //! the same addresses, and clears the ledger. Healthy bytes stay.
 //!
+//! # Healing
+//!
+//! Around a lost frame 2 MiB are 4 KiB pages, because a huge page has no mark for a single frame.
+//! [`Pagemend::heal`], or [`RegionConfig::heal`] by itself, makes a huge page of them under the running
+//! guest. Then the lost frame can be read, as [`FILL`], and written: it is the guest that keeps off
+//! it, and [`Enforcement`] in the ledger says so. It is for guests that do.
+//!
 //! # Features
 //!
 //! `vm-memory` (on by default): guarded regions behind the traits of rust-vmm's vm-memory.
@@ -93,11 +100,12 @@ pub use pagemend_core::address::{
 };
 pub use pagemend_core::event::{Event, Step, Totals};
 pub use pagemend_core::fault::Verdict;
-pub use pagemend_core::ledger::{Cause, Entry, Generation, Ledger, Loss};
+pub use pagemend_core::host::FILL;
+pub use pagemend_core::ledger::{Cause, Enforcement, Entry, Generation, Ledger, Loss};
 pub use pagemend_core::map::{Backing, FileId, Location, MemoryMap, Region, Segment, Source};
-pub use pagemend_core::mender::{Progress, Reset};
+pub use pagemend_core::mender::{Healed, Progress, Reset, Unhealed};
 pub use pagemend_core::plan::{Action, Capabilities, Reason};
-pub use pagemend_core::policy::{Consumer, Filling, Policy, UnknownPolicy};
+pub use pagemend_core::policy::{Consumer, Filling, Heal, Policy, UnknownPolicy};
 pub use pagemend_core::time::Timestamp;
 #[cfg(feature = "guest")]
 pub use pagemend_guest as guest;

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use pagemend::{Filling, MemoryKind, Policy};
+use pagemend::{Filling, Heal, MemoryKind, Policy};
 use pagemend_guest::route::Notify;
 
 use crate::layout;
@@ -48,6 +48,8 @@ pub struct MemoryConfig {
     pub policy: Policy,
     /// When the bytes of a mended page come back.
     pub filling: Filling,
+    /// When its huge pages are whole again after that.
+    pub heal: Heal,
 }
 
 /// What a guest is told that its processors are. How it takes machine checks depends on it.

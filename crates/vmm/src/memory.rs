@@ -72,7 +72,8 @@ impl Blocks {
         for (name, range, memory) in &self.0 {
             let region = RegionConfig::of(name, range.start(), Arc::clone(memory))
                 .map_err(RamError::Region)?;
-            builder = builder.region(region.policy(config.policy).filling(config.filling));
+            let region = region.policy(config.policy).filling(config.filling);
+            builder = builder.region(region.heal(config.heal));
         }
         Ok(builder)
     }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use kvm_bindings::CpuId;
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
-use pagemend::{Cause, Event, FRAME_SIZE, Gpa, GpaRange, GuardError, GuestRegion, Step};
+use pagemend::{Cause, Event, FRAME_SIZE, Gpa, GpaRange, GuardError, GuestRegion, Pagemend, Step};
 use pagemend_guest::deliver::{self, MachineChecks, RETRY, Teller};
 use pagemend_guest::ghes::{self, Patience, Place, Records, Source};
 use pagemend_guest::kvm::cpuid::{self, CpuidFull};
@@ -159,7 +159,7 @@ impl Told {
     /// Sees what the guest has read and posts what comes next. The first vCPU does so on its way,
     /// and is called where nothing else brings it here in time: nobody else has to, and nothing
     /// happens while nothing waits.
-    pub(crate) fn tend(&self, hub: &Hub, bell: &Bell) {
+    pub(crate) fn tend(&self, pagemend: &Pagemend, hub: &Hub, bell: &Bell) {
         if !self.router.is_pending() {
             return;
         }
@@ -170,6 +170,10 @@ impl Told {
                 return bell.after(0, RETRY);
             }
         };
+        for gpa in &tended.records.read {
+            // Without a mender nothing is healed.
+            let _ = pagemend.acknowledged(*gpa);
+        }
         if !tended.records.read.is_empty() {
             let gpas = tended.records.read;
             hub.tell(What::RecordRead { gpas });

@@ -147,7 +147,9 @@ impl Vcpu {
             }
             let report = turn(&mut vcpu, around)?;
             if origin.index == 0 {
-                around.told.tend(&around.hub, &around.bell);
+                around
+                    .told
+                    .tend(&around.pagemend, &around.hub, &around.bell);
             }
             if let Some(report) = report {
                 around.gate.close();

@@ -69,6 +69,11 @@ impl Access {
 impl Crowd {
     /// Starts them on all words of the guest, or on some of each frame where it is large.
     pub(crate) fn start(guest: &Guest) -> Self {
+        Self::keeping_off(guest, &[])
+    }
+
+    /// The same, as a guest does that knows which frames are lost.
+    pub(crate) fn keeping_off(guest: &Guest, off: &[usize]) -> Self {
         let stride = if guest.len() < GIB_1 {
             THREADS * 8
         } else {
@@ -81,8 +86,12 @@ impl Crowd {
                     0 => Access::Guarded(guest.guarded()),
                     _ => Access::Plain(guest.base()),
                 };
-                let (len, shared) = (guest.len(), Arc::clone(&shared));
-                std::thread::spawn(move || work(access, number, len, stride, &shared))
+                let (len, shared, off) = (guest.len(), Arc::clone(&shared), off.to_vec());
+                let offsets: Vec<usize> = (number * 8..len)
+                    .step_by(stride)
+                    .filter(|offset| !off.contains(&(offset / KIB_4 * KIB_4)))
+                    .collect();
+                std::thread::spawn(move || work(access, number, &offsets, &shared))
             })
             .collect();
         let crowd = Self { shared, threads };
@@ -145,8 +154,7 @@ impl Drop for Crowd {
 }
 
 /// Passes over the thread's words until it is stopped; the last pass leaves the pattern behind.
-fn work(access: Access, number: usize, len: usize, stride: usize, shared: &Shared) -> Seen {
-    let first = number * 8;
+fn work(access: Access, number: usize, offsets: &[usize], shared: &Shared) -> Seen {
     let mut seen = Seen::default();
     let (mut found, mut last) = (0, false);
     while !last {
@@ -154,7 +162,7 @@ fn work(access: Access, number: usize, len: usize, stride: usize, shared: &Share
         let left = if last { 0 } else { found + 1 };
         pass(
             &access,
-            (first..len).step_by(stride),
+            offsets.iter().copied(),
             found,
             left,
             shared,

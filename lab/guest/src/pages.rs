@@ -47,6 +47,19 @@ pub(crate) fn hardware_corrupted() -> u64 {
 
 /// The flags of the mapping around an address, as `VmFlags` in `/proc/self/smaps` has them.
 pub(crate) fn mapping_flags(address: usize) -> Result<String> {
+    mapping(address, "VmFlags:")
+}
+
+/// Bytes of shared memory in transparent huge pages that are mapped as such, in the mapping around an address.
+pub(crate) fn huge_shared(address: usize) -> Result<usize> {
+    let line = mapping(address, "ShmemPmdMapped:")?;
+    let kib = line.split(' ').next().unwrap_or_default();
+    let kib: usize = kib.parse().context("a line of smaps without a number")?;
+    Ok(kib << 10)
+}
+
+/// What `/proc/self/smaps` has under a name for the mapping around an address.
+fn mapping(address: usize, name: &str) -> Result<String> {
     let text = fs::read_to_string("/proc/self/smaps").context("cannot read /proc/self/smaps")?;
     let mut inside = false;
     for line in text.lines() {
@@ -57,8 +70,8 @@ pub(crate) fn mapping_flags(address: usize) -> Result<String> {
         });
         if let Some(range) = range {
             inside = range.contains(&address);
-        } else if let (true, Some(flags)) = (inside, line.strip_prefix("VmFlags:")) {
-            return Ok(flags.trim().to_owned());
+        } else if let (true, Some(rest)) = (inside, line.strip_prefix(name)) {
+            return Ok(rest.trim().to_owned());
         }
     }
     anyhow::bail!("nothing is mapped at {address:#x}")

@@ -32,6 +32,8 @@ pub(super) enum BenchError {
     Guest(String),
     #[error("a page could not be mended: {why}")]
     NotMended { why: String },
+    #[error("pages that were mended were not healed: {why}")]
+    NotHealed { why: String },
     #[error("an error could not be injected")]
     Inject(#[from] InjectError),
     #[error("guest memory could not be reached")]

@@ -31,8 +31,8 @@ use crate::size::Size;
 ///
 /// Threads check and rewrite every 64-bit word of their part of guest memory, and check and write
 /// apart from each other. Cases: healthy memory; memory of which some huge pages were hit by an
-/// error each, and replaced by pages of 4 KiB (split), or mended. All cases take turns, again and
-/// again; ratios are to the healthy case of the same round. Errors are emulated.
+/// error each, and replaced by pages of 4 KiB (split), or mended, or mended and then healed
+/// (mend+heal). All cases take turns, again and again; ratios are to the healthy case of the same round. Errors are emulated.
 #[derive(Debug, Args)]
 pub(super) struct Memcycler {
     /// Guest memory's pages: both that the machine has room for unless said.

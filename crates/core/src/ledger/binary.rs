@@ -4,6 +4,7 @@
 use super::{
     Ledger,
     decode_error::DecodeError,
+    frame_set::FrameSet,
     log::{Chunk, Log, MAX_CHUNK, Times},
     packed::{Packed, words_for},
     recipients::Recipient,
@@ -38,6 +39,8 @@ impl Ledger {
             out.extend((recipient.ahead.len() as u32).to_le_bytes());
             out.extend(recipient.ahead.iter().flat_map(|told| told.to_le_bytes()));
         }
+        out.extend((self.entrusted_frames().count() as u64).to_le_bytes());
+        out.extend(self.entrusted_frames().flat_map(u64::to_le_bytes));
         let length = (out.len() + CHECKSUM_BYTES) as u64;
         out[length_at..length_at + 8].copy_from_slice(&length.to_le_bytes());
         out.extend(crc32fast::hash(&out).to_le_bytes());
@@ -85,12 +88,16 @@ impl Ledger {
         let recipients = (0..input.u32()?)
             .map(|_| read_recipient(&mut input))
             .collect::<Result<_, _>>()?;
+        let mut entrusted = FrameSet::default();
+        for _ in 0..input.u64()? {
+            entrusted.insert(input.u64()?);
+        }
         if input.offset < content.len() {
             return Err(DecodeError::TrailingBytes {
                 offset: input.offset as u64,
             });
         }
-        Self::from_history(log, recipients)
+        Self::from_history(log, recipients, entrusted)
     }
 }
 

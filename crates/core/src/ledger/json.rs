@@ -4,8 +4,8 @@
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::{
-    Cause, Ledger, binary::MAX_FIRST_GENERATION, decode_error::DecodeError, log::Log,
-    log::MAX_CHUNK, log::Record, recipients::Recipient,
+    Cause, Enforcement, Ledger, binary::MAX_FIRST_GENERATION, decode_error::DecodeError,
+    frame_set::FrameSet, log::Log, log::MAX_CHUNK, log::Record, recipients::Recipient,
 };
 use crate::address::FRAME_SIZE;
 
@@ -22,7 +22,8 @@ struct Document<Losses> {
     recipients: Vec<Told>,
 }
 
-/// Consecutive frames that were lost one after the other for the same cause in one millisecond.
+/// Consecutive frames that were lost one after the other for the same cause in one millisecond, and
+/// that the same one keeps from being used.
 #[derive(Clone, Copy, Serialize, Deserialize)]
 struct Run {
     generation: u64,
@@ -30,6 +31,8 @@ struct Run {
     frames: u32,
     cause: Cause,
     time_ms: u64,
+    #[serde(default)]
+    enforcement: Enforcement,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -65,7 +68,7 @@ impl TryFrom<String> for Schema {
 }
 
 /// The losses of a ledger, written without a copy of them.
-struct Losses<'a>(&'a Log);
+struct Losses<'a>(&'a Ledger);
 
 impl Serialize for Losses<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -73,17 +76,21 @@ impl Serialize for Losses<'_> {
     }
 }
 
-fn runs(log: &Log) -> impl Iterator<Item = Run> {
-    let mut records = log.since(0).peekable();
+fn runs(ledger: &Ledger) -> impl Iterator<Item = Run> {
+    let mut records = ledger.log.since(0).peekable();
     std::iter::from_fn(move || {
         let (generation, first) = records.next()?;
+        let enforcement = ledger.enforcement_of(first.frame);
         let mut frames = 1;
         while frames < MAX_CHUNK {
             let next = Record {
                 frame: first.frame + u64::from(frames),
                 ..first
             };
-            if records.next_if(|&(_, record)| record == next).is_none() {
+            let goes_on = |record: Record| {
+                record == next && ledger.enforcement_of(record.frame) == enforcement
+            };
+            if records.next_if(|&(_, record)| goes_on(record)).is_none() {
                 break;
             }
             frames += 1;
@@ -94,6 +101,7 @@ fn runs(log: &Log) -> impl Iterator<Item = Run> {
             frames,
             cause: first.cause,
             time_ms: first.millis,
+            enforcement,
         })
     })
 }
@@ -109,7 +117,7 @@ impl Serialize for Ledger {
             schema: Schema,
             first_generation: self.first_generation().get(),
             lost_bytes: self.lost_bytes(),
-            losses: Losses(&self.log),
+            losses: Losses(self),
             recipients: self.recipients.iter().map(told).collect(),
         }
         .serialize(serializer)
@@ -134,6 +142,7 @@ impl TryFrom<Document<Vec<Run>>> for Ledger {
             return Err(inconsistent(first, reason));
         }
         let mut log = Log::starting_at(first);
+        let mut entrusted = FrameSet::default();
         for run in document.losses {
             let generation = log.generations().end;
             if run.generation != generation {
@@ -147,7 +156,10 @@ impl TryFrom<Document<Vec<Run>>> for Ledger {
             }
             let frame = run.gpa / FRAME_SIZE;
             let frames = frame..frame + u64::from(run.frames);
-            log.push_run(frames, run.cause, run.time_ms);
+            log.push_run(frames.clone(), run.cause, run.time_ms);
+            if run.enforcement == Enforcement::Guest {
+                entrusted.fill(frames);
+            }
         }
         let told = |told: Told| Recipient {
             name: told.name,
@@ -155,7 +167,7 @@ impl TryFrom<Document<Vec<Run>>> for Ledger {
             ahead: told.told_ahead,
         };
         let recipients = document.recipients.into_iter().map(told).collect();
-        let ledger = Self::from_history(log, recipients)?;
+        let ledger = Self::from_history(log, recipients, entrusted)?;
         match ledger.lost_bytes() == document.lost_bytes {
             true => Ok(ledger),
             false => Err(inconsistent(

@@ -34,6 +34,17 @@ impl Cause {
     }
 }
 
+/// Who sees to it that nobody takes a lost frame for memory.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Enforcement {
+    /// This host: every touch of it faults.
+    #[default]
+    Host,
+    /// The guest, which was told of it: it can be read and written, and holds what it was healed with.
+    Guest,
+}
+
 /// A point in the ledger's history. Each loss takes one, and so does each [`Ledger::clear`](super::Ledger::clear).
 #[derive(
     Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize,
@@ -94,6 +105,8 @@ impl Loss {
 pub struct Entry<'a> {
     /// Its loss.
     pub loss: Loss,
+    /// Who keeps it from being used.
+    pub enforcement: Enforcement,
     /// The names of the recipients that were told.
     pub told: Vec<&'a str>,
 }

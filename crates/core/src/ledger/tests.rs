@@ -38,6 +38,7 @@ fn small() -> Ledger {
     ledger.tell(some, gpa(600));
     ledger.tell_before(all, ledger.generation());
     ledger.insert(gpa(10), AR, at(1_763_643_700_001));
+    ledger.entrust(range(10, 1));
     ledger
 }
 
@@ -148,6 +149,37 @@ fn a_name_is_registered_once_and_starts_with_all_losses_untold() {
     assert_eq!(ledger.told(gpa(600)), ["guest-mce", "vhost-user-blk"]);
     assert_eq!(ledger.told(gpa(7)), ["vhost-user-blk"]);
     assert!(ledger.told(gpa(8)).is_empty());
+}
+
+#[test]
+fn a_lost_frame_is_the_guests_to_keep_off_until_it_is_taken_back() {
+    let mut ledger = small();
+    ledger.entrust(range(1000, 24));
+    let of = |ledger: &Ledger, frame| ledger.enforcement(gpa(frame));
+    assert_eq!(of(&ledger, 999), Some(Enforcement::Host));
+    assert_eq!(of(&ledger, 1000), Some(Enforcement::Guest));
+    assert_eq!(of(&ledger, 11), None, "a healthy frame is nobody's");
+    ledger.entrust(range(8, 4));
+    assert_eq!(
+        ledger.entrusted_in(&range(0, 600)).collect::<Vec<_>>(),
+        [range(9, 2)]
+    );
+    ledger.take_back(range(10, 995));
+    assert_eq!(
+        ledger.entrusted_in(&range(0, 1024)).collect::<Vec<_>>(),
+        [range(9, 1), range(1005, 19)]
+    );
+    assert_eq!(
+        ledger.enforced_in(&range(0, 1024)).collect::<Vec<_>>(),
+        [range(7, 1), range(10, 1), range(512, 493)]
+    );
+    assert_eq!(
+        ledger.entry(gpa(9)).map(|entry| entry.enforcement),
+        Some(Enforcement::Guest)
+    );
+    ledger.clear();
+    ledger.insert(gpa(9), AR, at(1));
+    assert_eq!(of(&ledger, 9), Some(Enforcement::Host));
 }
 
 #[test]
@@ -285,6 +317,7 @@ fn json_that_contradicts_itself_is_refused() {
             "\"told_ahead\":[9999]",
             "told what is not there",
         ),
+        ("\"guest\"", "\"nobody\"", "unknown variant"),
     ] {
         let found = refused(what, instead);
         assert!(found.contains(reason), "{what} → {instead}: {found}");

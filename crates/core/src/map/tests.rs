@@ -19,6 +19,7 @@ fn region(name: &str, gpa: u64, hva: u64, len: u64) -> Region {
         }),
         policy: Policy::Mend,
         filling: Filling::default(),
+        heal: Heal::default(),
         consumers: vec![],
     }
 }

@@ -126,7 +126,7 @@ impl<H: Host> Mender<H> {
                     .at(offset)
                     .expect("the page lies in its region"),
                 segments,
-                marked: self.ledger.runs_in(&page).collect(),
+                marked: self.ledger.enforced_in(&page).collect(),
                 largest: region.page_size,
             },
             bound: cannot_follow(&region.consumers).next(),
@@ -174,9 +174,9 @@ impl<H: Host> Mender<H> {
         let Target {
             page,
             segments: before,
-            marked: mut zeroed,
             ..
         } = target;
+        let mut zeroed: Vec<GpaRange> = self.ledger.runs_in(&page).collect();
         let healthy: Vec<GpaRange> = self.ledger.gaps_in(&page).collect();
         for run in healthy {
             zeroed.extend(self.read(&mut stage, page, run)?);
@@ -197,6 +197,11 @@ impl<H: Host> Mender<H> {
             let next = kept.partition_point(|(page, _)| page.start() <= gpa);
             next > 0 && kept[next - 1].0.contains(gpa)
         };
+        let entrusted: Vec<GpaRange> = kept
+            .iter()
+            .flat_map(|(page, _)| self.ledger.entrusted_in(page))
+            .collect();
+        self.healing.clear();
         let before = self.ledger.len();
         let all = self.ledger.since(self.ledger.first_generation());
         let losses: Vec<Loss> = all
@@ -209,6 +214,10 @@ impl<H: Host> Mender<H> {
         }
         for loss in &losses {
             self.ledger.insert(loss.gpa, loss.cause, loss.time);
+        }
+        // What can be touched of them can be touched still.
+        for range in entrusted {
+            self.ledger.entrust(range);
         }
         (before - self.ledger.len(), self.ledger.runs().collect())
     }

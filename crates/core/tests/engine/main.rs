@@ -7,6 +7,7 @@
 mod bad_luck;
 mod claims;
 mod failures;
+mod heal;
 mod model;
 mod on_demand;
 mod reset;

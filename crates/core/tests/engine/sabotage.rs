@@ -8,9 +8,10 @@ use pagemend_core::host::{Host, Salvaged, Swapped, Target};
 use pagemend_core::ledger::Cause;
 use pagemend_core::map::{Backing, Segment};
 use pagemend_core::plan::Capabilities;
-use pagemend_core::policy::{Consumer, Policy};
+use pagemend_core::policy::{Consumer, Heal, Policy};
 use pagemend_core::time::Timestamp;
 
+use crate::model::others::Touch;
 use crate::model::violation::Violation;
 use crate::model::vm::{Modelled, Ram, Vm};
 use crate::model::{ModelError, ModelHost, ModelStage};
@@ -33,6 +34,7 @@ enum Trick {
     CoversWithZeroes,
     NeverUncovers,
     ForgetsBytesAtAReset,
+    HealsAtOnce,
 }
 
 /// The model, but for one trick.
@@ -149,6 +151,18 @@ impl Host for Saboteur {
             }
             _ => self.model.swap(stage),
         }
+    }
+
+    fn heal(&mut self, target: &Target) -> Result<ModelStage, ModelError> {
+        let stage = self.model.heal(target)?;
+        if self.trick == Trick::HealsAtOnce {
+            for gpa in target.marked.iter().flat_map(GpaRange::frames) {
+                let place = self.model.guest.cell(gpa).place;
+                self.model.physical.frame_mut(place).marked = false;
+                self.model.touch(gpa, Touch::Load);
+            }
+        }
+        Ok(stage)
     }
 
     fn renew(&mut self, frame: &Target) -> Result<(), ModelError> {
@@ -381,6 +395,24 @@ fn a_frame_that_still_faults_after_a_reset_is_caught() {
         caught.contains(&Violation::NotRenewed { gpa }),
         "{caught:?}"
     );
+}
+
+#[test]
+fn a_lost_frame_that_can_be_read_before_that_was_told_is_caught_as_corruption() {
+    let trick = Trick::HealsAtOnce;
+    let ram = Ram {
+        heal: Heal::Now,
+        ..Ram::hugetlb(PageSize::SIZE_2M)
+    };
+    let mut vm = Vm::on(&[ram], |model| Saboteur { model, trick });
+    let struck = vm.gpa(700);
+    vm.model_mut().strike(struck);
+    vm.load(700);
+    vm.heal_due();
+    assert!(matches!(
+        vm.model().watch.violations[0],
+        Violation::SilentCorruption { gpa, .. } if gpa == struck
+    ));
 }
 
 #[test]

@@ -4,12 +4,13 @@
 
 use std::env;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
 
 use oorandom::Rand32;
 use pagemend_core::address::PageSize;
 use pagemend_core::fault::Evidence;
 use pagemend_core::map::Backing;
-use pagemend_core::policy::{Consumer, Filling, Policy};
+use pagemend_core::policy::{Consumer, Filling, Heal, Policy};
 
 use crate::model::ModelHost;
 use crate::model::others::{Budget, chance};
@@ -66,6 +67,16 @@ fn ram(random: &mut Rand32) -> Ram {
         filling: pick(
             random,
             &[Filling::OnDemand, Filling::OnDemand, Filling::Eager],
+        ),
+        heal: pick(
+            random,
+            &[
+                Heal::Never,
+                Heal::Now,
+                Heal::OnAck {
+                    after: Duration::from_nanos(30),
+                },
+            ],
         ),
         page_size,
         pages: match page_size.shift() {
@@ -125,13 +136,30 @@ fn machine(seed: u64) -> Vm<ModelHost> {
     vm
 }
 
+/// The guest acknowledges some of what is lost, and what can be healed by now is.
+fn heal(vm: &mut Vm<ModelHost>) {
+    let lost: Vec<_> = vm.mender.ledger().iter().collect();
+    for gpa in lost {
+        if vm.model_mut().others.happens(30) {
+            vm.mender.acknowledged(gpa);
+        }
+    }
+    if vm.model_mut().others.happens(5) {
+        vm.heal();
+    }
+    while vm.heal_due() {
+        vm.settle();
+    }
+}
+
 /// Everything that a seed makes happen.
 fn run(seed: u64) -> Result<(), String> {
     let mut vm = machine(seed);
     for _ in 0..20 {
         vm.model_mut().let_others_run();
         vm.settle();
-        if vm.model_mut().others.is_time_for_a_reset() {
+        heal(&mut vm);
+        if vm.model_mut().others.happens(4) {
             vm.reset();
             vm.settle();
         }

@@ -29,6 +29,7 @@
 //!    [`Teller::written`], if it can see them (KVM: an MSR filter). Then a waiting record is tried
 //!    again in the moment in which the guest has made room, and a record that the guest has
 //!    cleared without reading it, as at boot, is told again.
+//!    What it has dealt with is in [`Teller::take_acknowledged`].
 //! 4. Kicks the vCPU after [`Outcome::retry_after`] where that is set: the end of what is in the
 //!    way makes no exit.
 //! 5. Calls [`MachineChecks::reset`] when the guest is reset.
@@ -138,6 +139,10 @@ struct Seat {
     inside: bool,
     /// Records in its banks that the guest has not read.
     unread: Vec<(u8, Gpa)>,
+    /// Those that it has read, and not cleared yet.
+    read: Vec<(u8, Gpa)>,
+    /// What it has touched, and is told of in the machine check that it is in.
+    touched: Option<Gpa>,
 }
 
 impl MachineChecks {

@@ -8,7 +8,7 @@ use pagemend_core::address::Gpa;
 
 use super::vcpu::{Obstacle, Vcpu};
 use super::{BANK_BYSTANDER, BANK_OPTIONAL, BANK_REQUIRED, Config, Inner, MachineChecks};
-use crate::x86::bits::{MCI_STATUS_VAL, bank_of_status};
+use crate::x86::bits::{MCG_STATUS_MCIP, MCI_STATUS_VAL, MSR_MCG_STATUS, bank_of_status};
 use crate::x86::{MachineCheck, Vendor};
 
 /// How long to let a vCPU run before trying again, where nothing says when. Short against the
@@ -50,11 +50,16 @@ pub enum Answer {
 pub struct Teller {
     checks: Arc<MachineChecks>,
     vcpu: usize,
+    acknowledged: Vec<Gpa>,
 }
 
 impl Teller {
     pub(super) fn new(checks: Arc<MachineChecks>, vcpu: usize) -> Self {
-        Self { checks, vcpu }
+        Self {
+            checks,
+            vcpu,
+            acknowledged: vec![],
+        }
     }
 
     /// How its guest is told.
@@ -195,6 +200,7 @@ impl Teller {
         inner.queue.remove(gpa.frame());
         let seat = &mut inner.seats[self.vcpu];
         seat.inside = true;
+        seat.touched = Some(gpa.frame());
         // One that was to come to another's machine check comes with its own.
         let kick_others = !std::mem::take(&mut seat.summoned)
             && self.is_for_all(local)
@@ -211,19 +217,27 @@ impl Teller {
     pub fn read(&mut self, msr: u32) {
         if let Some(bank) = bank_of_status(msr) {
             let mut inner = self.checks.inner();
-            let unread = &mut inner.seats[self.vcpu].unread;
-            unread.retain(|(held, _)| *held != bank);
+            let seat = &mut inner.seats[self.vcpu];
+            let read = seat.unread.extract_if(.., |(held, _)| *held == bank);
+            seat.read.extend(read);
         }
     }
 
     /// The guest has written a register: the same. A record that it clears without having read it
     /// waits again.
     pub fn written(&mut self, msr: u32, value: u64) {
+        if msr == MSR_MCG_STATUS && value & MCG_STATUS_MCIP == 0 {
+            let touched = self.checks.inner().seats[self.vcpu].touched.take();
+            self.acknowledged.extend(touched);
+        }
         let Some(bank) = bank_of_status(msr).filter(|_| value & MCI_STATUS_VAL == 0) else {
             return;
         };
         let mut inner = self.checks.inner();
-        let unread = &mut inner.seats[self.vcpu].unread;
+        let seat = &mut inner.seats[self.vcpu];
+        let read = seat.read.extract_if(.., |(held, _)| *held == bank);
+        self.acknowledged.extend(read.map(|(_, gpa)| gpa));
+        let unread = &mut seat.unread;
         let Some(at) = unread.iter().position(|(held, _)| *held == bank) else {
             return;
         };
@@ -232,6 +246,13 @@ impl Teller {
         inner.counts.optional -= 1;
         inner.counts.repeated += 1;
         self.checks.publish(&inner);
+    }
+
+    /// Frames of which the guest has shown that it knows, since this was called last: it has ended the
+    /// machine check in which it was told of what it touched, or has read a record and cleared it. Only
+    /// a VMM that says what the guest reads and writes gets any.
+    pub fn take_acknowledged(&mut self) -> Vec<Gpa> {
+        std::mem::take(&mut self.acknowledged)
     }
 
     /// Whether a machine check on this vCPU is one on all.

@@ -186,6 +186,10 @@ impl GuestVcpu {
             }
             Ended::Written(msr, value) => {
                 register_written(&mut self.fd, &mut self.teller, msr, value)?;
+                for gpa in self.teller.take_acknowledged() {
+                    // Without a mender nothing is healed.
+                    let _ = self.pagemend.acknowledged(gpa);
+                }
                 Ok(Turn::Again)
             }
             Ended::Unreached(it) => self.missed(it, before),

@@ -85,7 +85,16 @@ impl Guest {
             }
         }
         model.state.mcg_status = 0;
+        if self.watched {
+            teller.written(MSR_MCG_STATUS, 0);
+        }
         model.queued = false;
+    }
+
+    /// The frames of which the guest has shown on this vCPU that it knows.
+    fn acknowledged(&mut self, vcpu: usize) -> Vec<u64> {
+        let frames = self.vcpus[vcpu].1.take_acknowledged();
+        frames.into_iter().map(|gpa| gpa.get() >> 12).collect()
     }
 
     /// The guest's boot: clears all banks without looking.
@@ -206,8 +215,8 @@ fn a_guest_that_cannot_recover_is_never_given_a_machine_check() {
         guest.touched(1, 7),
         Answer::Refused(Obstacle::NotRecoverable)
     );
-    assert_eq!(guest.heard(true), []);
-    assert_eq!(guest.heard(false), []);
+    assert_eq!(guest.heard(true), NOTHING);
+    assert_eq!(guest.heard(false), NOTHING);
     // By another way it may still be told.
     assert_eq!(guest.checks.waiting(), [Gpa::new(0x7000)]);
 }
@@ -431,4 +440,46 @@ proptest! {
         expected.sort_unstable();
         prop_assert_eq!(guest.heard(false), expected);
     }
+}
+
+const NOTHING: [u64; 0] = [];
+
+#[test]
+fn a_guest_acknowledges_what_it_touched_as_it_ends_the_machine_check() {
+    for (vendor, signal) in WAYS {
+        let mut guest = Guest::new(vendor, signal, 1).on();
+        assert!(matches!(guest.touched(0, 5), Answer::Told { .. }));
+        guest.vcpus[0].1.read(msr_mci_status(BANK_REQUIRED));
+        assert_eq!(guest.acknowledged(0), NOTHING, "it is in the machine check");
+        guest.handle(0);
+        assert_eq!(guest.acknowledged(0), [5]);
+        guest.handle(0);
+        assert_eq!(guest.acknowledged(0), NOTHING, "once");
+    }
+}
+
+#[test]
+fn a_guest_acknowledges_what_it_has_not_touched_as_it_clears_what_it_has_read() {
+    for (vendor, signal) in WAYS {
+        let mut guest = Guest::new(vendor, signal, 1).on();
+        guest.lost(5);
+        guest.before_run(0);
+        assert_eq!(guest.acknowledged(0), NOTHING);
+        guest.clear(0);
+        assert_eq!(guest.acknowledged(0), NOTHING, "it has not read it");
+        guest.handle(0);
+        guest.before_run(0);
+        guest.handle(0);
+        assert_eq!(guest.acknowledged(0), [5]);
+    }
+}
+
+#[test]
+fn a_guest_that_is_reset_in_a_machine_check_acknowledges_nothing() {
+    let mut guest = Guest::new(Vendor::Intel, AoSignal::Exception, 1).on();
+    let _ = guest.touched(0, 5);
+    guest.lost(6);
+    guest.checks.reset();
+    guest.handle(0);
+    assert_eq!(guest.acknowledged(0), NOTHING);
 }

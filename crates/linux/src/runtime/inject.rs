@@ -6,7 +6,7 @@ use std::io;
 use std::sync::Arc;
 
 use pagemend_core::address::{Gpa, Hva, PageSize};
-use pagemend_core::ledger::Cause;
+use pagemend_core::ledger::{Cause, Enforcement};
 
 use super::Shared;
 use crate::intake::notice::BUS_MCEERR_AO;
@@ -86,7 +86,8 @@ pub trait Inject: Send + Sync {
 
 fn locate(shared: &Shared, gpa: Gpa) -> Result<Hva, InjectError> {
     let mender = shared.mender();
-    if mender.ledger().contains(gpa) {
+    // One that was healed is memory that can fail.
+    if mender.ledger().enforcement(gpa) == Some(Enforcement::Host) {
         return Err(InjectError::Lost { gpa: gpa.frame() });
     }
     match mender.map().locate_gpa(gpa) {

@@ -17,7 +17,7 @@ use pagemend_core::event::Totals;
 use pagemend_core::fault::{Evidence, Fault, Verdict};
 use pagemend_core::ledger::{Cause, Ledger};
 use pagemend_core::map::{MemoryMap, Segment};
-use pagemend_core::mender::{Mender, Progress, Reset};
+use pagemend_core::mender::{Healed, Mender, Progress, Reset};
 use pagemend_core::plan::Capabilities;
 
 use crate::guard::GuestRegion;
@@ -98,17 +98,25 @@ impl Shared {
     ) -> Result<T, MenderGone> {
         self.assert_elsewhere();
         let (answer, answered) = mpsc::channel();
-        let errand = move |mender: &mut Mender<LinuxHost>| {
+        self.post(move |mender| {
             // Who asked waits for it.
             let _ = answer.send(errand(mender));
-        };
+        })?;
+        // Whatever becomes of the thread, the errand is done or dropped.
+        answered.recv().map_err(|_| MenderGone)
+    }
+
+    /// The same, without waiting.
+    fn post(
+        &self,
+        errand: impl FnOnce(&mut Mender<LinuxHost>) + Send + 'static,
+    ) -> Result<(), MenderGone> {
         self.errands()
             .as_mut()
             .ok_or(MenderGone)?
             .push_back(Box::new(errand));
         self.ring();
-        // Whatever becomes of the thread, the errand is done or dropped.
-        answered.recv().map_err(|_| MenderGone)
+        Ok(())
     }
 
     fn errands(&self) -> MutexGuard<'_, Option<VecDeque<Errand>>> {
@@ -173,6 +181,22 @@ impl Pagemend {
     /// and leases count, page by page, as at a mend.
     pub fn reset(&self) -> Result<Reset, MenderGone> {
         self.shared.ask(Mender::reset)
+    }
+
+    /// The guest has acknowledged that the frame at `gpa` is lost: by ending the machine check of it,
+    /// or as it has read the record. [`Heal::OnAck`](pagemend_core::policy::Heal::OnAck) waits for
+    /// that. Does not wait for the mender, so any thread may say it, listeners too.
+    pub fn acknowledged(&self, gpa: Gpa) -> Result<(), MenderGone> {
+        self.shared.post(move |mender| mender.acknowledged(gpa))
+    }
+
+    /// Heals what can be healed in `range`, whatever the policy: 2 MiB stretches that were broken up
+    /// around lost frames become huge pages again, under a running guest. Their lost frames can be
+    /// read from then on, as [`FILL`](pagemend_core::host::FILL), and written; that the guest keeps
+    /// off them is in the ledger. Where it fails, the frames go on faulting. Waits until all pages that
+    /// are being mended on demand are complete.
+    pub fn heal(&self, range: GpaRange) -> Result<Healed, MenderGone> {
+        self.shared.ask(move |mender| mender.heal(range))
     }
 
     /// Guest memory for device models and whoever else reads and writes it: access gives an error

@@ -6,10 +6,12 @@ use std::os::fd::AsFd;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard, PoisonError, mpsc};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use pagemend_core::fault::{Fault, Verdict};
+use pagemend_core::host::Host;
 use pagemend_core::mender::Mender;
-use rustix::event::{PollFd, PollFlags};
+use rustix::event::{PollFd, PollFlags, Timespec};
 
 use super::{Shared, inject};
 use crate::host::LinuxHost;
@@ -68,13 +70,21 @@ fn serve(shared: &Shared, notices: &Notices) {
             PollFd::new(notices, PollFlags::IN),
             PollFd::from_borrowed_fd(shared.doorbell.as_fd(), PollFlags::IN),
         ];
+        let until_heal = until_heal(&engine(shared));
         // Interrupted or not, there is nothing to lose by looking.
-        let _ = rustix::event::poll(&mut ready, None);
+        let _ = rustix::event::poll(&mut ready, until_heal.as_ref());
         // Read before the slots are looked at, so that a fault posted meanwhile rings again.
         let _ = rustix::io::read(shared.doorbell, &mut [0; 8]);
         work(shared, notices);
     }
     engine(shared).cancel();
+}
+
+/// How long there is nothing to do by itself.
+fn until_heal(mender: &Mender<LinuxHost>) -> Option<Timespec> {
+    let nanos = mender.next_heal()?.since(mender.host().now());
+    // No longer than the kernel's clock goes.
+    Timespec::try_from(Duration::from_nanos(nanos)).ok()
 }
 
 /// So many faults are handled in a row before something is filled in the background, so that it gets
@@ -105,6 +115,9 @@ fn work(shared: &Shared, notices: &Notices) {
         let more_faults = handled == FAULTS_AT_A_TIME;
         handled = 0;
         if engine(shared).step() || more_faults {
+            continue;
+        }
+        if engine(shared).heal_due() {
             continue;
         }
         if let Some(taken) = slot::take_settler() {

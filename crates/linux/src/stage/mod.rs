@@ -91,7 +91,11 @@ impl Stage {
             stage.parts.push(Part {
                 at: segment.gpa.start().get() - stage.target.page.start().get(),
                 len,
-                page_size: segment.page_size,
+                // The kernel has split what single frames of are marked.
+                page_size: match stage.target.marked.is_empty() {
+                    true => segment.page_size,
+                    false => PageSize::SIZE_4K,
+                },
                 kind: match segment.backing {
                     Backing::Hugetlb => Kind::Hugetlb(segment.page_size),
                     _ => Kind::Shmem,
@@ -102,6 +106,18 @@ impl Stage {
             stage.extents.push(Extent::in_use(files, source, len));
         }
         Ok(stage)
+    }
+
+    /// Makes huge pages of what is there, through a view that becomes the guest's.
+    pub(crate) fn make_huge(&mut self, files: &Arc<Files>) -> io::Result<()> {
+        for part in &mut self.parts {
+            part.page_size = self.target.largest;
+        }
+        self.prepare(files, None, None)?;
+        match self.reasons.first() {
+            Some(why) => Err(io::Error::other(why.to_string())),
+            None => Ok(()),
+        }
     }
 
     fn empty(target: Target, settings: Settings) -> io::Result<Self> {
@@ -148,7 +164,7 @@ impl Stage {
     }
 
     /// The file, the place in it, and how far the part goes on from there.
-    fn source_at(&self, at: u64) -> (Arc<std::os::fd::OwnedFd>, Source, u64) {
+    pub(crate) fn source_at(&self, at: u64) -> (Arc<std::os::fd::OwnedFd>, Source, u64) {
         let part = self
             .parts
             .iter()

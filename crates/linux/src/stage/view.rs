@@ -14,7 +14,7 @@ use pagemend_core::plan::Reason;
 
 use super::{Part, Stage, gaps, overlap};
 use crate::files::{Files, Kind};
-use crate::mapping::{FileView, Mapping, advise};
+use crate::mapping::{FileView, Mapping, advise, collapse};
 use crate::uffd::Uffd;
 
 /// A mapping that will be moved to `at` bytes into the page.
@@ -165,7 +165,7 @@ impl Stage {
         let mut small = 0;
         for page in range.pages(part.page_size) {
             // Says yes at once where the page is huge already, and makes it so where it can.
-            let page_size = match advise(page, libc::MADV_COLLAPSE) {
+            let page_size = match collapse(page) {
                 Ok(()) => part.page_size,
                 Err(error) => {
                     small += page.len();

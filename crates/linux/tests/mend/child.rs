@@ -2,10 +2,12 @@
 //! own.
 
 use std::env;
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Command, Output, Stdio};
 
-use crate::guest::turn;
+use pagemend_core::address::PageSize;
+
+use crate::guest::{need_pool, turn};
 
 const MARK: &str = "PAGEMEND_TEST_ALONE";
 
@@ -46,6 +48,26 @@ pub(crate) fn passes(name: &str, body: impl FnOnce()) {
         return body();
     }
     let output = run(name);
+    assert!(output.status.success(), "{}", all_of(&output));
+}
+
+/// The same, in a process without privileges, for which 16 MiB are in the pool; not at all where this
+/// one has none itself.
+pub(crate) fn passes_as_nobody(name: &str, body: impl FnOnce()) {
+    const NOBODY: u32 = 65534;
+    if alone() {
+        return body();
+    }
+    // SAFETY: the call takes nothing and cannot fail.
+    if unsafe { libc::geteuid() } != 0 {
+        eprintln!("skipped: only root can become nobody");
+        return;
+    }
+    {
+        let _turn = turn();
+        need_pool(PageSize::SIZE_2M, 8);
+    }
+    let output = finish(name, command(name).uid(NOBODY).gid(NOBODY));
     assert!(output.status.success(), "{}", all_of(&output));
 }
 

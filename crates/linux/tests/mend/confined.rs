@@ -16,7 +16,7 @@ use seccompiler::{
 };
 
 use crate::child;
-use crate::guest::{Guest, MIB, frames, gpa, need_pool, turn};
+use crate::guest::{Guest, MIB, frames, gpa, turn};
 
 const KIND: MemoryKind = MemoryKind::Hugetlb(PageSize::SIZE_2M);
 const LOST: u64 = 2 * MIB + 0x3000;
@@ -94,25 +94,12 @@ fn without_userfaultfd_a_page_is_abandoned_and_the_reason_told() {
 #[test]
 fn a_process_without_privileges_mends_all_the_same() {
     let name = "confined::a_process_without_privileges_mends_all_the_same";
-    let nobody = 65534;
-    if child::alone() {
+    child::passes_as_nobody(name, || {
         for kind in [KIND, MemoryKind::Shmem, MemoryKind::AnonymousThp] {
             let guest = Guest::new(kind, 8 * MIB);
             assert_eq!(guest.pagemend.userfaultfd(), Some(Origin::UserModeOnly));
             guest.fail(LOST);
             guest.check_all_but(&[LOST]);
         }
-        return;
-    }
-    // SAFETY: the call takes nothing and cannot fail.
-    if unsafe { libc::geteuid() } != 0 {
-        eprintln!("skipped: only root can become nobody");
-        return;
-    }
-    {
-        let _turn = turn();
-        need_pool(PageSize::SIZE_2M, 8);
-    }
-    let output = child::finish(name, child::command(name).uid(nobody).gid(nobody));
-    assert!(output.status.success(), "{output:?}");
+    });
 }

@@ -11,6 +11,7 @@ mod early;
 mod forked;
 mod gigantic;
 mod guest;
+mod heal;
 mod healthy;
 mod kvm;
 mod leases;

@@ -1,6 +1,6 @@
 //! What the machine says of itself.
 
-use pagemend::{FRAME_SIZE, GpaRange, Policy, Totals};
+use pagemend::{FRAME_SIZE, GpaRange, Heal, Policy, Totals};
 use pagemend_guest::route::{Capability, Counts};
 use serde::Serialize;
 
@@ -41,14 +41,36 @@ pub(super) struct Info {
     told: Counts,
 }
 
+/// When huge pages are whole again.
+#[derive(Serialize)]
+#[serde(rename_all = "kebab-case")]
+enum HealPolicy {
+    Never,
+    OnAck,
+    Now,
+}
+
+impl From<Heal> for HealPolicy {
+    fn from(heal: Heal) -> Self {
+        match heal {
+            Heal::Never => Self::Never,
+            Heal::OnAck { .. } => Self::OnAck,
+            Heal::Now => Self::Now,
+        }
+    }
+}
+
 #[derive(Serialize)]
 struct Memory {
     bytes: u64,
     backing: String,
     page_size: u64,
     policy: Policy,
+    heal: HealPolicy,
     ranges: Vec<GpaRange>,
     lost_bytes: u64,
+    /// Of what is lost, that the guest keeps off by itself.
+    entrusted_bytes: u64,
     /// Of what is lost, that the guest has not been told of yet.
     untold_bytes: u64,
 }
@@ -67,8 +89,10 @@ impl Info {
                 backing: kind.to_string(),
                 page_size: kind.page_size().bytes(),
                 policy: config.memory.policy,
+                heal: config.memory.heal.into(),
                 ranges: vm.ram().ranges().collect(),
                 lost_bytes: vm.pagemend().with_ledger(|ledger| ledger.lost_bytes()),
+                entrusted_bytes: entrusted_bytes(vm),
                 untold_bytes: vm.waiting().len() as u64 * FRAME_SIZE,
             },
             totals: vm.pagemend().totals(),
@@ -76,4 +100,12 @@ impl Info {
             told: vm.told(),
         }
     }
+}
+
+fn entrusted_bytes(vm: &Vm) -> u64 {
+    let ranges: Vec<GpaRange> = vm.ram().ranges().collect();
+    vm.pagemend().with_ledger(|ledger| {
+        let entrusted = ranges.iter().flat_map(|range| ledger.entrusted_in(range));
+        entrusted.map(|run| run.len()).sum()
+    })
 }

@@ -1,11 +1,13 @@
 //! Which path is answered by what.
 
+use pagemend::Healed;
+
 use super::head::Head;
 use super::info::{Info, Pong};
 use super::inject;
 use super::refusal::Refusal;
 use super::response::Response;
-use crate::Vm;
+use crate::{Vm, VmError};
 
 /// What a request gets.
 pub(super) enum Answer {
@@ -45,6 +47,7 @@ const ROUTES: &[Route] = &[
     get("/api/v1/memory.ledger", |vm, _| {
         vm.pagemend().with_ledger(json)
     }),
+    put("/api/v1/memory.heal", |vm, _| json(&heal(vm)?)),
     put("/api/v1/memory.inject", |vm, body| {
         json(&inject::inject(vm, body)?)
     }),
@@ -65,6 +68,18 @@ const fn put(path: &'static str, handler: Handler) -> Route {
         method: "PUT",
         handler,
     }
+}
+
+/// Heals all that can be healed.
+fn heal(vm: &Vm) -> Result<Healed, VmError> {
+    let mut all = Healed::default();
+    for range in vm.ram().ranges() {
+        let healed = vm.pagemend().heal(range).map_err(|_| VmError::Ended)?;
+        all.healed.extend(healed.healed);
+        all.entrusted.extend(healed.entrusted);
+        all.failed.extend(healed.failed);
+    }
+    Ok(all)
 }
 
 fn json(value: &impl serde::Serialize) -> Result<Answer, Refusal> {

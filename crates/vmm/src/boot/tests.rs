@@ -30,6 +30,7 @@ fn machine() -> MutexGuard<'static, Machine> {
             kind: MemoryKind::Shmem,
             policy: Policy::Mend,
             filling: pagemend::Filling::default(),
+            heal: pagemend::Heal::Never,
         };
         let blocks = Blocks::new(&config).unwrap();
         let builder = blocks.describe(&config, Pagemend::builder()).unwrap();

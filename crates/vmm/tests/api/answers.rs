@@ -28,6 +28,20 @@ fn a_machine_tells_what_it_is() {
 }
 
 #[test]
+fn a_machine_without_anything_to_heal_says_so() {
+    let mut machine = Machine::start();
+    let answer = machine.ask("PUT", "/api/v1/memory.heal", "");
+    assert_eq!(answer.status, 200);
+    let nothing = json!({ "healed": [], "entrusted": [], "failed": [] });
+    assert_eq!(answer.body.unwrap(), nothing);
+    let info = machine.ask("GET", "/api/v1/vm.info", "").body.unwrap();
+    assert_eq!(info["memory"]["heal"], "never");
+    assert_eq!(info["memory"]["entrusted_bytes"], 0);
+    machine.vm.shut_down();
+    machine.end();
+}
+
+#[test]
 fn a_machine_is_paused_resumed_reset_and_switched_off() {
     let mut machine = Machine::start();
     let put = |machine: &Machine, path: &str| {

@@ -55,6 +55,7 @@ impl Machine {
                 kind: MemoryKind::Shmem,
                 policy: Policy::Mend,
                 filling: pagemend::Filling::default(),
+                heal: pagemend::Heal::Never,
             },
             vcpus: 2,
             cpu: CpuModel::Host,

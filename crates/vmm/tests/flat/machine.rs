@@ -19,6 +19,7 @@ pub(crate) fn config(code: Vec<u8>, vcpus: u8) -> VmConfig {
             kind: MemoryKind::Shmem,
             policy: Policy::Mend,
             filling: pagemend::Filling::default(),
+            heal: pagemend::Heal::Never,
         },
         vcpus,
         cpu: CpuModel::Host,

@@ -31,11 +31,22 @@ pub(crate) fn ask(socket: &Path, method: &str, path: &str) -> Result<String> {
 
 /// The frames in a ledger (docs/ledger.md).
 pub(crate) fn lost_frames(ledger: &str) -> Result<BTreeSet<u64>> {
+    frames(ledger, |_| true)
+}
+
+/// Those of them that the guest keeps off by itself.
+pub(crate) fn entrusted_frames(ledger: &str) -> Result<BTreeSet<u64>> {
+    frames(ledger, |loss| loss["enforcement"] == "guest")
+}
+
+fn frames(ledger: &str, wanted: impl Fn(&Value) -> bool) -> Result<BTreeSet<u64>> {
     let ledger: Value = serde_json::from_str(ledger).context("the ledger is no JSON")?;
     let mut frames = BTreeSet::new();
     for loss in ledger["losses"]
         .as_array()
         .context("the ledger has no losses")?
+        .iter()
+        .filter(|loss| wanted(loss))
     {
         let (gpa, count) = (loss["gpa"].as_u64(), loss["frames"].as_u64());
         let first = gpa.context("a loss is nowhere")? / 4096;
@@ -50,8 +61,9 @@ mod tests {
 
     #[test]
     fn stretches_of_a_ledger_are_frames() {
-        let ledger = r#"{"losses": [{"gpa": 8192, "frames": 2}, {"gpa": 40960, "frames": 1}]}"#;
+        let ledger = r#"{"losses": [{"gpa": 8192, "frames": 2}, {"gpa": 40960, "frames": 1, "enforcement": "guest"}]}"#;
         assert_eq!(lost_frames(ledger).unwrap(), [2, 3, 10].into());
+        assert_eq!(entrusted_frames(ledger).unwrap(), [10].into());
         assert!(lost_frames("{}").is_err());
     }
 }

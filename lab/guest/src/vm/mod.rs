@@ -281,6 +281,17 @@ impl Vm {
         api::lost_frames(&ledger)
     }
 
+    /// Those of them that can be touched, because the guest keeps off them by itself.
+    pub(crate) fn entrusted(&self) -> Result<BTreeSet<u64>> {
+        let ledger = api::ask(&self.directory.join(wish::API), "GET", "memory.ledger")?;
+        api::entrusted_frames(&ledger)
+    }
+
+    /// Whether there is time for another survey.
+    pub(crate) fn has_time(&self) -> bool {
+        Instant::now() + LAST_SURVEY < self.deadline
+    }
+
     /// Has the guest switch itself off, and gives how its VMM ended.
     pub(crate) fn power_off(mut self) -> Result<ExitStatus> {
         self.line.say(&Order::PowerOff)?;

@@ -108,6 +108,8 @@ pub(crate) struct Wish {
     pub(crate) kernel: &'static str,
     /// More for the guest's kernel.
     pub(crate) parameters: &'static str,
+    /// More for `pagemend run`.
+    pub(crate) options: &'static [&'static str],
 }
 
 impl fmt::Display for Wish {
@@ -121,6 +123,7 @@ impl fmt::Display for Wish {
             late,
             kernel: _,
             parameters,
+            options,
         } = self;
         let (vmm, backing, model) = (vmm.name(), backing.name(), model.name());
         write!(
@@ -130,6 +133,9 @@ impl fmt::Display for Wish {
         )?;
         if *late {
             f.write_str(", told of errors by touch alone")?;
+        }
+        if !options.is_empty() {
+            write!(f, ", {}", options.join(" "))?;
         }
         match *parameters {
             "" => Ok(()),
@@ -153,6 +159,7 @@ impl Wish {
             late: false,
             kernel: KERNEL,
             parameters: "",
+            options: &[],
         }
     }
 
@@ -225,6 +232,7 @@ impl Wish {
             command.args(["--initrd", INITRD]);
         }
         command.arg("--cmdline").arg(self.cmdline());
+        command.args(self.options);
         if self.late {
             command.arg("--late");
         }

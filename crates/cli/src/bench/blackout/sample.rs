@@ -185,6 +185,7 @@ pub(super) fn config(method: Option<Method>, huge: HugePages, bytes: u64) -> VmC
                 Some(Method::Eager) => Filling::Eager,
                 _ => Filling::OnDemand,
             },
+            heal: pagemend::Heal::Never,
         },
         vcpus: VCPUS,
         cpu: CpuModel::Host,

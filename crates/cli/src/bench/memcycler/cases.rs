@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 use oorandom::Rand64;
-use pagemend::FRAME_SIZE;
+use pagemend::{FRAME_SIZE, GpaRange, Pagemend};
 use serde::Serialize;
 
 use super::{Access, Pattern};
+use crate::bench::error::BenchError;
 use crate::bench::huge::HugePages;
 use crate::bench::pieces::Piece;
 
@@ -22,17 +23,27 @@ pub(super) enum Policy {
     Split,
     /// Each page that was hit was mended.
     Mend,
+    /// The same, and healed: the guest alone keeps off the lost frames.
+    #[value(name = "mend+heal")]
+    #[serde(rename = "mend+heal")]
+    MendHeal,
 }
 
 impl Policy {
-    pub(super) const OF_ERRORS: [Self; 2] = [Self::Split, Self::Mend];
+    pub(super) const OF_ERRORS: [Self; 3] = [Self::Split, Self::Mend, Self::MendHeal];
 
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Healthy => "healthy",
             Self::Split => "split",
             Self::Mend => "mend",
+            Self::MendHeal => "mend+heal",
         }
+    }
+
+    /// Whether pages that were hit are mended.
+    pub(super) fn mends(self) -> bool {
+        matches!(self, Self::Mend | Self::MendHeal)
     }
 }
 
@@ -60,9 +71,14 @@ pub(super) struct Setup {
 }
 
 impl Setup {
-    /// Pages that are hit, of all cases of this kind together.
-    pub(super) fn hits(&self, policy: Policy) -> u64 {
-        let cases = self.cases.iter().filter(|case| case.policy == policy);
+    /// Pages that are hit, of all cases together.
+    pub(super) fn hits(&self) -> u64 {
+        self.cases.iter().map(|case| case.lost.len() as u64).sum()
+    }
+
+    /// Those of them that are mended.
+    pub(super) fn mends(&self) -> u64 {
+        let cases = self.cases.iter().filter(|case| case.policy.mends());
         cases.map(|case| case.lost.len() as u64).sum()
     }
 
@@ -83,6 +99,19 @@ impl Setup {
             .filter(|(_, bytes)| *bytes > 0)
             .map(|(page_size, bytes)| Piece { page_size, bytes })
             .collect()
+    }
+}
+
+/// Heals what was mended in `range`, all of it.
+pub(super) fn heal(pagemend: &Pagemend, range: GpaRange) -> Result<(), BenchError> {
+    let healed = pagemend.heal(range).map_err(|gone| BenchError::NotHealed {
+        why: gone.to_string(),
+    })?;
+    match healed.failed.first() {
+        Some(unhealed) => Err(BenchError::NotHealed {
+            why: unhealed.reason.to_string(),
+        }),
+        None => Ok(()),
     }
 }
 

@@ -9,7 +9,7 @@ use pagemend_vmm::guests::memcycler::{self, Work};
 use pagemend_vmm::seccomp::Seccomp;
 use pagemend_vmm::{Console, CpuModel, End, MemoryConfig, Notify, Payload, Untold, Vm, VmConfig};
 
-use super::cases::{Case, Policy, Samples, Setup};
+use super::cases::{Case, Policy, Samples, Setup, heal};
 use super::field::{Part, SLOT, parts};
 use super::{Access, Pattern};
 use crate::bench::error::BenchError;
@@ -65,6 +65,7 @@ fn config(setup: &Setup) -> VmConfig {
             kind: setup.huge.kind(),
             policy: pagemend::Policy::Mend,
             filling: Filling::Eager,
+            heal: pagemend::Heal::Never,
         },
         vcpus: setup.threads,
         cpu: CpuModel::Host,
@@ -94,10 +95,15 @@ fn take_turn(setup: &Setup, case: &Case) -> Result<([f64; 3], Vec<Piece>), Bench
                     .map_err(BenchError::system("copying to pages of 4 KiB"))?;
             }
         }
-        Policy::Mend => {
+        Policy::Mend | Policy::MendHeal => {
             let errors = vm.pagemend().emulated_errors();
             for lost in &case.lost {
                 errors.inject(Gpa::new(own + lost), Cause::ActionOptional)?;
+            }
+            if case.policy == Policy::MendHeal {
+                vm.ram()
+                    .ranges()
+                    .try_for_each(|range| heal(vm.pagemend(), range))?;
             }
             let used = |segment: &Segment| segment.gpa.start().get() >= own;
             pieces = Piece::of(vm.pagemend().segments().into_iter().filter(used));

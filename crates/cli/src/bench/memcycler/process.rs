@@ -7,10 +7,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use pagemend::{
-    Action, Cause, Gpa, GuestMemory, Inject, Pagemend, Reason, RegionConfig, Segment, Step,
+    Action, Cause, Gpa, GpaRange, GuestMemory, Inject, Pagemend, Reason, RegionConfig, Segment,
+    Step,
 };
 
-use super::cases::{Case, Policy, Samples, Setup};
+use super::cases::{Case, Policy, Samples, Setup, heal};
 use super::field::{SLOT, parts};
 use super::walk::{Walker, value};
 use super::{Access, Pattern};
@@ -21,10 +22,9 @@ use crate::progress::Progress;
 
 /// What all cases together take.
 pub(super) fn room(setup: &Setup) -> Room {
-    let replaced = setup.hits(Policy::Split) + setup.hits(Policy::Mend);
     Room {
         guest: Some((setup.huge.size(), setup.bytes * setup.cases.len() as u64)),
-        other: replaced * setup.huge.bytes(),
+        other: setup.hits() * setup.huge.bytes(),
     }
 }
 
@@ -57,7 +57,7 @@ pub(super) fn measure(setup: &Setup, interrupted: &AtomicBool) -> Result<Vec<Sam
     let mut ready = vec![];
     for (number, (case, memory)) in setup.cases.iter().zip(memories).enumerate() {
         let pieces = match (case.policy, &pagemend) {
-            (Policy::Mend, Some(pagemend)) => {
+            (policy, Some(pagemend)) if policy.mends() => {
                 let own = pagemend.segments().into_iter();
                 Piece::of(own.filter(|segment: &Segment| case_of(segment.gpa.start()) == number))
             }
@@ -116,9 +116,8 @@ fn case_of(gpa: Gpa) -> usize {
 /// Has the errors of all cases happen that are mended; `None` where there are none.
 fn mend(setup: &Setup, memories: &[Arc<GuestMemory>]) -> Result<Option<Pagemend>, BenchError> {
     let cases = setup.cases.iter().zip(memories).enumerate();
-    let mended: Vec<(usize, (&Case, &Arc<GuestMemory>))> = cases
-        .filter(|(_, (case, _))| case.policy == Policy::Mend)
-        .collect();
+    let mended: Vec<(usize, (&Case, &Arc<GuestMemory>))> =
+        cases.filter(|(_, (case, _))| case.policy.mends()).collect();
     if mended.is_empty() {
         return Ok(None);
     }
@@ -144,7 +143,7 @@ fn mend(setup: &Setup, memories: &[Arc<GuestMemory>]) -> Result<Option<Pagemend>
             builder.region(region.map_err(BenchError::system("guest memory cannot be described"))?);
     }
     let pagemend = builder.start()?;
-    let progress = Progress::new("mending", setup.hits(Policy::Mend));
+    let progress = Progress::new("mending", setup.mends());
     for (number, (case, _)) in &mended {
         for lost in &case.lost {
             let gpa = Gpa::new(base(*number).get() + lost);
@@ -156,12 +155,18 @@ fn mend(setup: &Setup, memories: &[Arc<GuestMemory>]) -> Result<Option<Pagemend>
     }
     // Nobody may touch memory that is not there.
     pagemend.settle();
-    if pagemend.totals().mended != setup.hits(Policy::Mend) {
+    if pagemend.totals().mended != setup.mends() {
         let refused = refused.lock().unwrap_or_else(PoisonError::into_inner);
         let reasons: Vec<String> = refused.iter().map(Reason::to_string).collect();
         return Err(BenchError::NotMended {
             why: reasons.join("; "),
         });
+    }
+    for (number, (case, memory)) in &mended {
+        if case.policy == Policy::MendHeal {
+            let all = GpaRange::new(base(*number), memory.len());
+            heal(&pagemend, all.expect("cases lie far from each other"))?;
+        }
     }
     Ok(Some(pagemend))
 }

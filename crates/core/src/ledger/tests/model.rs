@@ -12,6 +12,8 @@ enum Step {
     Tell(usize, u64),
     TellBefore(usize, u64),
     Register(usize),
+    Entrust(u64, u64),
+    TakeBack(u64, u64),
     Clear,
 }
 
@@ -35,6 +37,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         20 => (0..3usize, frames()).prop_map(|(who, f)| Step::Tell(who, f)),
         2 => (0..3usize, 0..500u64).prop_map(|(who, g)| Step::TellBefore(who, g)),
         3 => (0..3usize).prop_map(Step::Register),
+        8 => (frames(), 0..300u64).prop_map(|(f, n)| Step::Entrust(f, n)),
+        4 => (frames(), 0..300u64).prop_map(|(f, n)| Step::TakeBack(f, n)),
         1 => Just(Step::Clear),
     ];
     prop::collection::vec(step, 0..120)
@@ -45,6 +49,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 struct Model {
     losses: BTreeMap<u64, (Cause, u64, u64)>,
     told: Vec<(String, BTreeSet<u64>)>,
+    entrusted: BTreeSet<u64>,
     first: u64,
     generation: u64,
 }
@@ -111,8 +116,19 @@ fn play(steps: Vec<Step>) -> (Ledger, Model) {
                 }
                 assert_eq!(model.told[id.0].0, name);
             }
+            Step::Entrust(frame, frames) => {
+                ledger.entrust(range(frame, frames));
+                let lost = model.losses.range(frame..frame + frames);
+                model.entrusted.extend(lost.map(|(&frame, _)| frame));
+            }
+            Step::TakeBack(frame, frames) => {
+                ledger.take_back(range(frame, frames));
+                let back = frame..frame + frames;
+                model.entrusted.retain(|frame| !back.contains(frame));
+            }
             Step::Clear => {
                 ledger.clear();
+                model.entrusted.clear();
                 model.losses.clear();
                 model.told.iter_mut().for_each(|(_, told)| told.clear());
                 model.generation += 1;
@@ -158,7 +174,18 @@ proptest! {
             let told: Vec<_> = model.told.iter().filter(|(_, told)| told.contains(&frame)).map(|(name, _)| name.as_str()).collect();
             prop_assert_eq!(ledger.told(gpa(frame)), told.clone());
             let loss = by_age.iter().find(|loss| loss.gpa == gpa(frame));
-            prop_assert_eq!(ledger.entry(gpa(frame)), loss.map(|&loss| Entry { loss, told }));
+            let enforcement = match model.entrusted.contains(&frame) {
+                true => Enforcement::Guest,
+                false => Enforcement::Host,
+            };
+            prop_assert_eq!(ledger.entry(gpa(frame)), loss.map(|&loss| Entry { loss, enforcement, told }));
+            let runs: Vec<_> = ledger.entrusted_in(&within).collect();
+            prop_assert!(runs.windows(2).all(|pair| pair[0].end() < pair[1].start()));
+            let entrusted: Vec<_> = model.entrusted.range(frame..frame + frames).map(|&f| gpa(f)).collect();
+            prop_assert!(runs.iter().flat_map(GpaRange::frames).eq(entrusted));
+            let enforced = ledger.enforced_in(&within).map(|run| run.len()).sum::<u64>();
+            let all = ledger.iter_in(&within).count() as u64 * FRAME_SIZE;
+            prop_assert_eq!(enforced + runs.iter().map(GpaRange::len).sum::<u64>(), all);
         }
     }
 

@@ -16,6 +16,9 @@ pub(crate) enum Truth {
     Gone,
 }
 
+/// What a healed frame holds.
+pub(crate) const FILLED: u64 = u64::MAX;
+
 /// One frame of guest memory.
 #[derive(Clone, Copy)]
 pub(crate) struct Cell {
@@ -201,6 +204,14 @@ impl Guest {
     pub(crate) fn renew(&mut self, gpa: Gpa) {
         let cell = self.cell_mut(gpa);
         (cell.told, cell.truth) = (false, Truth::Word(0));
+    }
+
+    /// Everybody heard that the frame is lost and can be touched, or that it faults again.
+    pub(crate) fn entrust(&mut self, gpa: Gpa, entrusted: bool) {
+        self.cell_mut(gpa).truth = match entrusted {
+            true => Truth::Word(FILLED),
+            false => Truth::Gone,
+        };
     }
 
     /// Everybody heard that the frame is lost. A discarded one may come back as zeroes.

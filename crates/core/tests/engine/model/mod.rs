@@ -15,6 +15,7 @@ use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::rc::Rc;
+use std::time::Duration;
 
 use pagemend_core::address::{FRAME_SIZE, Gpa, GpaRange, PageSize};
 use pagemend_core::event::Event;
@@ -24,7 +25,7 @@ use pagemend_core::map::{Backing, Segment, Source};
 use pagemend_core::plan::Capabilities;
 use pagemend_core::time::Timestamp;
 
-use guest::Guest;
+use guest::{FILLED, Guest};
 use others::Others;
 use physical::{Frame, Kind, Object, Physical, Place, index};
 use violation::Violation;
@@ -50,6 +51,8 @@ pub(crate) struct ModelStage {
     /// The frames that the engine says the page is made of; none where no file has them all.
     sources: Option<Vec<Place>>,
     largest: PageSize,
+    /// What it becomes, where it is memory of the guest's that is healed.
+    healed: Option<(Segment, Vec<GpaRange>)>,
     /// Tells the model when it is dropped.
     _alive: Rc<()>,
 }
@@ -140,6 +143,12 @@ impl ModelHost {
         }
     }
 
+    /// Time passes.
+    pub(crate) fn pass(&self, time: Duration) {
+        let nanos = u64::try_from(time.as_nanos()).expect("an epoch is long");
+        self.clock.set(self.clock.get() + nanos);
+    }
+
     fn give_back(&mut self, kind: Kind) {
         if kind.backing == Backing::Hugetlb {
             *self.pool.entry(kind.page_size).or_default() += 1;
@@ -227,6 +236,21 @@ impl ModelHost {
             self.physical.frame_mut(*to).word = copied;
         }
         Ok(Salvaged::Bytes(end - offset))
+    }
+
+    /// A stretch becomes a huge page: what was marked in it can be touched.
+    fn unmark(&mut self, segment: Segment, lost: &[GpaRange]) -> Result<Swapped, ModelError> {
+        let result = self.enter().map(|()| {
+            for gpa in lost.iter().flat_map(GpaRange::frames) {
+                let place = self.guest.cell(gpa).place;
+                self.physical.frame_mut(place).marked = false;
+            }
+            Swapped {
+                segments: vec![segment],
+                reasons: vec![],
+            }
+        });
+        self.leave(result)
     }
 
     /// Marks one frame of a stage, which then has to consist of small pages there.
@@ -332,6 +356,7 @@ impl Host for ModelHost {
                 object,
                 sources: sources(target),
                 largest,
+                healed: None,
                 _alive: alive,
             }
         });
@@ -363,6 +388,9 @@ impl Host for ModelHost {
     }
 
     fn swap(&mut self, stage: ModelStage) -> Result<Swapped, ModelError> {
+        if let Some((segment, lost)) = stage.healed {
+            return self.unmark(segment, &lost);
+        }
         self.needs_claim(stage.page);
         let result = self.enter().map(|()| {
             let (page, object) = (stage.page, stage.object);
@@ -374,6 +402,54 @@ impl Host for ModelHost {
             Swapped { segments, reasons }
         });
         drop(stage);
+        self.leave(result)
+    }
+
+    fn heal(&mut self, target: &Target) -> Result<ModelStage, ModelError> {
+        let page = target.page;
+        let right = target.hva == self.guest.hva(page.start());
+        self.require(right, "the page is at another host address");
+        let [segment] = target.segments[..] else {
+            panic!("a stretch is one segment: {:?}", target.segments);
+        };
+        let lost: Vec<Gpa> = target.marked.iter().flat_map(GpaRange::frames).collect();
+        let mut places = lost.iter().map(|gpa| self.guest.cell(*gpa).place);
+        let fault = places.all(|place| self.physical.frame(place).faults());
+        self.require(fault, "memory is healed that the guest can use");
+        let result = self.enter().and_then(|()| {
+            // The kernel makes no huge page of pages that are pinned, or that it cannot read.
+            let pinned = |lease: &others::Lease| page.contains(lease.gpa);
+            if self.others.leases.iter().any(pinned) {
+                return Err(ModelError::LeaseHeld);
+            }
+            let unreadable = |(gpa, cell): (Gpa, &guest::Cell)| {
+                !lost.contains(&gpa) && self.physical.is_unreadable(cell.place)
+            };
+            if page.frames().zip(self.guest.cells(page)).any(unreadable) {
+                return Err(ModelError::StageFailed);
+            }
+            for gpa in &lost {
+                let place = self.guest.cell(*gpa).place;
+                *self.physical.frame_mut(place) = Frame {
+                    word: FILLED,
+                    marked: true,
+                    ..Frame::default()
+                };
+            }
+            let object = self.guest.cell(page.start()).place.object;
+            let healed = Segment {
+                page_size: target.largest,
+                ..segment
+            };
+            Ok(ModelStage {
+                page,
+                object,
+                sources: None,
+                largest: target.largest,
+                healed: Some((healed, target.marked.clone())),
+                _alive: Rc::new(()),
+            })
+        });
         self.leave(result)
     }
 

@@ -88,9 +88,10 @@ impl Others {
             .is_some_and(|random| chance(random, 30))
     }
 
-    /// Whether the VMM resets the guest now.
-    pub(crate) fn is_time_for_a_reset(&mut self) -> bool {
-        self.random.as_mut().is_some_and(|random| chance(random, 4))
+    /// Whether something happens now that does so `percent` times in a hundred.
+    pub(crate) fn happens(&mut self, percent: u32) -> bool {
+        let random = self.random.as_mut();
+        random.is_some_and(|random| chance(random, percent))
     }
 
     /// Reads may be short, even in the middle of a frame.

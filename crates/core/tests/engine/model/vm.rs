@@ -3,15 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt::Write;
 
-use pagemend_core::address::{Gpa, GpaRange, Hva, PageSize};
+use pagemend_core::address::{FRAME_SIZE, Gpa, GpaRange, Hva, PageSize};
 use pagemend_core::event::{Event, Step};
 use pagemend_core::fault::{Evidence, Verdict};
 use pagemend_core::host::Host;
 use pagemend_core::ledger::Cause;
 use pagemend_core::map::{Backing, FileId, Region, Source};
-use pagemend_core::mender::{Mender, Reset};
+use pagemend_core::mender::{Healed, Mender, Reset};
 use pagemend_core::plan::{Action, Capabilities};
-use pagemend_core::policy::{Consumer, Filling, Policy};
+use pagemend_core::policy::{Consumer, Filling, Heal, Policy};
 
 use super::ModelHost;
 use super::guest::{Guest, Truth};
@@ -43,6 +43,7 @@ pub(crate) struct Ram {
     pub(crate) pages: u64,
     pub(crate) policy: Policy,
     pub(crate) filling: Filling,
+    pub(crate) heal: Heal,
     pub(crate) consumers: Vec<Consumer>,
 }
 
@@ -55,6 +56,7 @@ impl Ram {
             pages: 2,
             policy: Policy::Mend,
             filling: Filling::OnDemand,
+            heal: Heal::Never,
             consumers: vec![],
         }
     }
@@ -292,6 +294,38 @@ impl<H: Modelled> Vm<H> {
         reset
     }
 
+    /// Heals everything that can be.
+    pub(crate) fn heal(&mut self) -> Healed {
+        let end = self.gpa(self.model().guest.frames() - 1);
+        let all = GpaRange::new(Gpa::new(0), end.get() + FRAME_SIZE);
+        let healed = self.mender.heal(all.expect("guests are low"));
+        self.check_heal();
+        healed
+    }
+
+    /// Heals what the policy says is to be healed by now.
+    pub(crate) fn heal_due(&mut self) -> bool {
+        let healed = self.mender.heal_due();
+        self.check_heal();
+        healed
+    }
+
+    fn check_heal(&mut self) {
+        let (model, ledger) = (self.model(), self.mender.ledger());
+        let agrees = model.watch.agrees_with(&model.guest, ledger);
+        let model = self.model_mut();
+        if !agrees {
+            model.watch.broken(Violation::LedgerDiffers);
+        }
+        model.watch.check(&model.guest, &model.physical);
+    }
+
+    /// The guest acknowledges that a frame is lost.
+    pub(crate) fn acknowledge(&mut self, frame: u64) {
+        let gpa = self.gpa(frame);
+        self.mender.acknowledged(gpa);
+    }
+
     fn addresses(&self) -> Vec<(Gpa, bool)> {
         let guest = &self.model().guest;
         guest.all().map(|(gpa, cell)| (gpa, cell.told)).collect()
@@ -363,6 +397,7 @@ fn region(number: u32, ram: &Ram) -> Region {
         }),
         policy: ram.policy,
         filling: ram.filling,
+        heal: ram.heal,
         consumers: ram.consumers.clone(),
     }
 }

@@ -8,10 +8,11 @@ use std::rc::Weak;
 use pagemend_core::address::{FRAME_SIZE, Gpa, GpaRange};
 use pagemend_core::event::{Event, Step};
 use pagemend_core::fault::Verdict;
-use pagemend_core::ledger::Ledger;
+use pagemend_core::ledger::{Enforcement, Ledger};
 use pagemend_core::plan::{Action, Reason};
+use pagemend_core::policy::Policy;
 
-use super::guest::{Cell, Guest};
+use super::guest::{Cell, Guest, Truth};
 use super::physical::{Physical, Place, index};
 use super::violation::Violation;
 
@@ -217,6 +218,8 @@ impl Watch {
                 }
                 (self.forgotten, self.current) = (0, None);
             }
+            Step::Entrust { lost } => self.entrust(guest, lost, true),
+            Step::TakeBack { lost } => self.entrust(guest, lost, false),
             Step::Complete { .. } => self.complete(guest, physical, page),
             Step::Cancel { .. } => self.streams.retain(|stream| stream.page != page),
             done @ Step::Done { .. } => self.finish(guest, physical, done),
@@ -266,6 +269,17 @@ impl Watch {
         self.told -= u64::from(told);
         self.forgotten += u64::from(told);
         guest.renew(gpa);
+    }
+
+    /// Everybody hears that the guest keeps off lost frames by itself, or does not have to any more.
+    fn entrust(&mut self, guest: &mut Guest, lost: &[GpaRange], entrusted: bool) {
+        for gpa in lost.iter().flat_map(GpaRange::frames) {
+            let Cell { told, truth, .. } = *guest.cell(gpa);
+            if !told || (truth == Truth::Gone) != entrusted {
+                self.broken(Violation::ToldWrongly { gpa });
+            }
+            guest.entrust(gpa, entrusted);
+        }
     }
 
     /// All of a page that was mended on demand is accounted for.
@@ -344,6 +358,15 @@ impl Watch {
 
     /// Whether the ledger holds what was told, no more and no less.
     pub(crate) fn agrees_with(&self, guest: &Guest, ledger: &Ledger) -> bool {
-        ledger.len() == self.told && ledger.iter().all(|lost| guest.cell(lost).told)
+        let agree = |gpa: Gpa| {
+            let Cell { told, truth, .. } = *guest.cell(gpa);
+            let usable = match guest.policy(gpa) {
+                Policy::Discard => Enforcement::Host,
+                _ if truth == Truth::Gone => Enforcement::Host,
+                _ => Enforcement::Guest,
+            };
+            told && ledger.enforcement(gpa) == Some(usable)
+        };
+        ledger.len() == self.told && ledger.iter().all(agree)
     }
 }
