@@ -29,7 +29,7 @@ pub enum Order {
     },
     /// Write the dirty file to its disk, and say whether that went well: [`Word::Done`].
     Sync,
-    /// Wait until the kernel has logged so many lines with this text since its boot, and give all of them: [`Word::Log`].
+    /// Wait until the kernel has logged so many lines with this text since its boot, or logs nothing any more for half a minute, and give all of them: [`Word::Log`].
     Await {
         /// What to look for.
         text: String,

@@ -1,10 +1,16 @@
 //! The kernel's own words, from its first on.
 
 use anyhow::{Context, Result};
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags, open};
 use rustix::io::{Errno, read};
 use std::os::fd::OwnedFd;
+
+/// When a kernel that logs nothing has no more to say.
+const QUIET: Timespec = Timespec {
+    tv_sec: 30,
+    tv_nsec: 0,
+};
 
 /// The kernel log, as far as it was read.
 pub(crate) struct KernelLog {
@@ -21,7 +27,7 @@ impl KernelLog {
         Ok(Self { file, lines })
     }
 
-    /// The lines with `text`, bare, as soon as there are `count` of them.
+    /// The lines with `text`, bare, as soon as there are `count` of them, or when nothing more comes.
     pub(crate) fn lines_with(&mut self, text: &str, count: usize) -> Result<Vec<String>> {
         loop {
             while let Some(line) = self.next() {
@@ -33,7 +39,8 @@ impl KernelLog {
                 return Ok(found);
             }
             let mut news = [PollFd::new(&self.file, PollFlags::IN)];
-            match poll(&mut news, None) {
+            match poll(&mut news, Some(&QUIET)) {
+                Ok(0) => return Ok(found),
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(error) => return Err(error).context("cannot wait for the kernel's words"),
             }

@@ -184,7 +184,7 @@ impl Vm {
         }
     }
 
-    /// The lines of the guest kernel's log with this text, when there are so many.
+    /// The lines of the guest kernel's log with this text, when there are so many or no more come.
     pub(crate) fn log(&mut self, text: &str, lines: usize) -> Result<Vec<String>> {
         let text = text.to_owned();
         match self.living(&Order::Await { text, lines })? {
