@@ -121,21 +121,38 @@ pub(crate) struct Apart {
 }
 
 impl Apart {
-    /// Makes the next one fail, and returns when the VMM has recorded it and the page is there again: of two signals the kernel keeps one, and what is missing cannot fail.
-    pub(crate) fn fail(&mut self, vm: &mut Vm, events: &mut Events) -> Result<u64> {
+    /// The next one.
+    pub(crate) fn next(&mut self, vm: &mut Vm) -> Result<u64> {
         loop {
             let frame = vm.locate(Use::Walker, self.number)?;
             self.number += 1;
-            if !self.pages.insert(frame * 4096 / HUGE) || !vm.fail(Use::Walker, frame)? {
-                continue;
+            if self.pages.insert(frame * 4096 / HUGE) {
+                return Ok(frame);
             }
-            let record = events.until(|event| recorded(&event["detail"], frame))?;
-            if record["detail"]["page"]["len"].as_u64() > Some(HUGE) {
-                events.until(|event| event["detail"]["step"] == "complete")?;
-            }
-            return Ok(frame);
         }
     }
+
+    /// Makes the next one fail that can.
+    pub(crate) fn fail(&mut self, vm: &mut Vm, events: &mut Events) -> Result<u64> {
+        loop {
+            let frame = self.next(vm)?;
+            if fail_one(vm, events, frame)? {
+                return Ok(frame);
+            }
+        }
+    }
+}
+
+/// Makes a frame fail, and returns when the VMM has recorded it and the page is there again: of two signals the kernel keeps one, and what is missing cannot fail. False where the host's kernel does not take it away.
+pub(crate) fn fail_one(vm: &mut Vm, events: &mut Events, frame: u64) -> Result<bool> {
+    if !vm.fail(Use::Walker, frame)? {
+        return Ok(false);
+    }
+    let record = events.until(|event| recorded(&event["detail"], frame))?;
+    if record["detail"]["page"]["len"].as_u64() > Some(HUGE) {
+        events.until(|event| event["detail"]["step"] == "complete")?;
+    }
+    Ok(true)
 }
 
 /// Makes frames of the walker fail.
