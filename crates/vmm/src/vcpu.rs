@@ -83,7 +83,7 @@ impl Vcpu {
         teller: Teller,
     ) -> Result<Self, kvm_ioctls::Error> {
         registers::initialize(&fd)?;
-        let registers = Registers::of(kvm, &fd)?;
+        let registers = Registers::of(kvm, &fd, mcg_cap)?;
         Ok(Self {
             fd,
             mcg_cap,

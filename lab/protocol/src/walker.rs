@@ -29,6 +29,13 @@ pub enum Order {
     },
     /// Write the dirty file to its disk, and say whether that went well: [`Word::Done`].
     Sync,
+    /// Wait until the kernel has logged so many lines with this text since its boot, or logs nothing any more for half a minute, and give all of them: [`Word::Log`].
+    Await {
+        /// What to look for.
+        text: String,
+        /// How many lines to wait for; with none, those are given that there are.
+        lines: usize,
+    },
     /// Start the machine again. Nothing is said but the next boot's [`Word::Hello`].
     Restart,
     /// Switch the machine off.
@@ -81,6 +88,11 @@ pub enum Word {
     Flags {
         /// One bit each.
         flags: u64,
+    },
+    /// Lines of the kernel's log.
+    Log {
+        /// In the order in which they were logged, bare.
+        lines: Vec<String>,
     },
     /// What was ordered is done, or could not be.
     Done {

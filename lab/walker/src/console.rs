@@ -82,6 +82,7 @@ fn sentence(word: &Word) -> String {
         }
         Word::Frame { frame } => format!("frame {frame:#x}"),
         Word::Flags { flags } => format!("flags {flags:#x}"),
+        Word::Log { lines } => lines.join("\nwalker: my kernel says: "),
         Word::Done { error: None } => "done".into(),
         Word::Done { error: Some(error) } => error.clone(),
     }

@@ -1,32 +1,57 @@
-//! The kernel's own words, from when the walker started.
+//! The kernel's own words, from its first on.
 
 use anyhow::{Context, Result};
-use rustix::fs::{Mode, OFlags, SeekFrom, open, seek};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{Mode, OFlags, open};
 use rustix::io::{Errno, read};
 use std::os::fd::OwnedFd;
 
-/// A place in the kernel log.
-pub(crate) struct KernelLog(OwnedFd);
+/// When a kernel that logs nothing has no more to say.
+const QUIET: Timespec = Timespec {
+    tv_sec: 30,
+    tv_nsec: 0,
+};
+
+/// The kernel log, as far as it was read.
+pub(crate) struct KernelLog {
+    file: OwnedFd,
+    lines: Vec<String>,
+}
 
 impl KernelLog {
-    /// From here on.
-    pub(crate) fn from_now() -> Result<Self> {
+    /// From the oldest line that there is.
+    pub(crate) fn open() -> Result<Self> {
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let file = open("/dev/kmsg", flags, Mode::empty()).context("cannot open /dev/kmsg")?;
-        seek(&file, SeekFrom::End(0)).context("cannot go to the end of /dev/kmsg")?;
-        Ok(Self(file))
+        let lines = Vec::new();
+        Ok(Self { file, lines })
     }
 
-    /// The lines since the last call, bare.
-    pub(crate) fn lines(&mut self) -> Vec<String> {
-        std::iter::from_fn(|| self.next()).collect()
+    /// The lines with `text`, bare, as soon as there are `count` of them, or when nothing more comes.
+    pub(crate) fn lines_with(&mut self, text: &str, count: usize) -> Result<Vec<String>> {
+        loop {
+            while let Some(line) = self.next() {
+                self.lines.push(line);
+            }
+            let found = self.lines.iter().filter(|line| line.contains(text));
+            let found: Vec<_> = found.cloned().collect();
+            if found.len() >= count {
+                return Ok(found);
+            }
+            let mut news = [PollFd::new(&self.file, PollFlags::IN)];
+            match poll(&mut news, Some(&QUIET)) {
+                Ok(0) => return Ok(found),
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(error) => return Err(error).context("cannot wait for the kernel's words"),
+            }
+        }
     }
 
     fn next(&mut self) -> Option<String> {
         // One read is one record; the kernel's limit is 8 KiB with its fields.
         let mut record = [0; 8192];
         loop {
-            match read(&self.0, &mut record) {
+            match read(&self.file, &mut record) {
                 // `prefix;text`, then lines of fields that start with a blank.
                 Ok(length) => {
                     let text = String::from_utf8_lossy(&record[..length]);

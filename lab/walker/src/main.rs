@@ -34,7 +34,7 @@ fn main() -> ExitCode {
 
 fn serve() -> Result<RebootCommand> {
     let troubles = setup::machine();
-    let mut log = KernelLog::from_now()?;
+    let mut log = KernelLog::open()?;
     let mut port = Port::open()?;
     let cpus = std::thread::available_parallelism().context("cannot count processors")?;
     let memory = Memory::own(cpus.get())?;
@@ -47,12 +47,11 @@ fn serve() -> Result<RebootCommand> {
         owned: walk.memory().owned() as u64,
         troubles,
     })?;
-    let mut failures = Vec::new();
     loop {
         let answer = match port.hear()? {
             Order::Restart => return Ok(RebootCommand::Restart),
             Order::PowerOff => return Ok(RebootCommand::PowerOff),
-            order => answer(&order, &mut walk, &mut log, &mut failures),
+            order => answer(&order, &mut walk, &mut log),
         };
         port.say(&answer.unwrap_or_else(|error| Word::Done {
             error: Some(format!("{error:#}")),
@@ -60,23 +59,13 @@ fn serve() -> Result<RebootCommand> {
     }
 }
 
-fn answer(
-    order: &Order,
-    walk: &mut Walk,
-    log: &mut KernelLog,
-    failures: &mut Vec<String>,
-) -> Result<Word> {
+fn answer(order: &Order, walk: &mut Walk, log: &mut KernelLog) -> Result<Word> {
     Ok(match order {
         Order::Survey => {
             let seen = walk.survey();
-            let news = log.lines();
-            failures.extend(
-                news.into_iter()
-                    .filter(|line| line.contains("Memory failure")),
-            );
             Word::Survey(Survey {
                 hardware_corrupted_kb: setup::hardware_corrupted()?,
-                failures: failures.clone(),
+                failures: log.lines_with("Memory failure", 0)?,
                 ..seen
             })
         }
@@ -90,6 +79,9 @@ fn answer(
         },
         Order::Flags { frame } => Word::Flags {
             flags: frames::flags(*frame)?,
+        },
+        Order::Await { text, lines } => Word::Log {
+            lines: log.lines_with(text, *lines)?,
         },
         Order::Hold => {
             walk.hold();

@@ -95,6 +95,8 @@ pub struct GuestVcpu {
     kick: Box<dyn FnMut(Kick)>,
     /// What KVM could not reach in the last turns, though there was memory, and in how many.
     unreached: Option<(Gpa, u32)>,
+    /// In how many of the last turns KVM could not emulate an instruction.
+    stuck: u32,
     /// A lost frame that the vCPU has stored to and could not be told of: it will not touch it
     /// again by itself.
     owed: Option<Gpa>,
@@ -127,6 +129,7 @@ impl GuestVcpu {
             teller,
             kick: Box::new(kick),
             unreached: None,
+            stuck: 0,
             owed: None,
         })
     }
@@ -139,6 +142,7 @@ impl GuestVcpu {
     /// The guest was reset: what this vCPU touched before concerns nobody any more.
     pub fn reset(&mut self) {
         self.unreached = None;
+        self.stuck = 0;
         self.owed = None;
     }
 
@@ -162,15 +166,18 @@ impl GuestVcpu {
             Read(u32),
             Written(u32, u64),
             Unreached(Unreached),
+            Stuck,
             Failed(errno::Error),
         }
         let watched = |msr| crate::deliver::watched(config).any(|(watched, _)| watched == msr);
-        let (memory, pagemend) = (&self.memory, &self.pagemend);
+        let (memory, pagemend, stuck) = (&self.memory, &self.pagemend, self.stuck);
         let ended = match self.thread.run(|| fd.run()) {
             Ok(VcpuExit::X86Rdmsr(exit)) if watched(exit.index) => Ended::Read(exit.index),
             Ok(VcpuExit::X86Wrmsr(exit)) if watched(exit.index) => {
                 Ended::Written(exit.index, exit.data)
             }
+            // KVM could not read an instruction that it has to emulate, and does not say where it is.
+            Ok(VcpuExit::InternalError) if stuck < UNREACHED => Ended::Stuck,
             Ok(mut exit) => match memory.reach(pagemend, &mut exit) {
                 Some(unreached) => Ended::Unreached(unreached),
                 None => Ended::Exit(on_exit(exit)),
@@ -178,6 +185,10 @@ impl GuestVcpu {
             Err(error) => Ended::Failed(error),
         };
         let before = self.unreached.take();
+        self.stuck = match ended {
+            Ended::Stuck => stuck + 1,
+            _ => 0,
+        };
         match ended {
             Ended::Exit(exit) => Ok(Turn::Exit(exit)),
             Ended::Read(msr) => {
@@ -193,6 +204,10 @@ impl GuestVcpu {
                 Ok(Turn::Again)
             }
             Ended::Unreached(it) => self.missed(it, before),
+            Ended::Stuck => {
+                self.pagemend.settle();
+                Ok(Turn::Mended)
+            }
             Ended::Failed(error) => match self.thread.take_fault() {
                 Some(fault) => self.answer(fault),
                 None if matches!(error.errno(), EINTR | EAGAIN) => Ok(Turn::Again),

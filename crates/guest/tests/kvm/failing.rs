@@ -227,3 +227,23 @@ fn a_touch_that_cannot_be_told_does_not_go_on() {
     assert_eq!(guest.run(&[])[0].records.len(), 1);
     assert_eq!(guest.turns[2..], [Turn::Told { gpa }]);
 }
+
+#[test]
+fn an_instruction_that_kvm_cannot_read_is_tried_again_and_is_then_the_vmms_concern() {
+    let Some(mut guest) = Guest::new() else {
+        return;
+    };
+    let mut registers = guest.vcpu.fd().get_regs().unwrap();
+    // Mapped by the guest, and no memory.
+    registers.rip = TOUCHED - FRAME_SIZE;
+    guest.vcpu.fd().set_regs(&registers).unwrap();
+    let mut tries = 0;
+    let exit = loop {
+        match guest.vcpu.turn(|exit| format!("{exit:?}")).unwrap() {
+            Turn::Mended => tries += 1,
+            Turn::Exit(exit) => break exit,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!((exit.as_str(), tries), ("InternalError", 16));
+}

@@ -5,6 +5,7 @@ use kvm_bindings::{
     kvm_sregs, kvm_vcpu_events, kvm_xcrs,
 };
 use kvm_ioctls::{Kvm, VcpuFd};
+use pagemend_guest::x86::bits::{MCG_BANKCNT_MASK, msr_mci_ctl};
 
 /// The local APIC's pins and their modes (Intel SDM, volume 3, section 11.5.1): the first vCPU's
 /// are wired to the interrupt controllers and to NMI, as a BIOS leaves them.
@@ -37,8 +38,8 @@ pub(crate) struct Registers {
 }
 
 impl Registers {
-    /// Reads all of them.
-    pub(crate) fn of(kvm: &Kvm, vcpu: &VcpuFd) -> Result<Self, kvm_ioctls::Error> {
+    /// Reads all of them. `mcg_cap` is the vCPU's MCG_CAP.
+    pub(crate) fn of(kvm: &Kvm, vcpu: &VcpuFd, mcg_cap: u64) -> Result<Self, kvm_ioctls::Error> {
         Ok(Self {
             regs: vcpu.get_regs()?,
             sregs: vcpu.get_sregs()?,
@@ -47,7 +48,7 @@ impl Registers {
             xcrs: vcpu.get_xcrs().ok(),
             debug: vcpu.get_debug_regs()?,
             events: vcpu.get_vcpu_events()?,
-            msrs: read_msrs(kvm, vcpu)?,
+            msrs: read_msrs(kvm, vcpu, mcg_cap)?,
             lapic: vcpu.get_lapic()?,
             mp_state: vcpu.get_mp_state()?,
         })
@@ -93,11 +94,19 @@ pub(crate) fn initialize(vcpu: &VcpuFd) -> Result<(), kvm_ioctls::Error> {
     vcpu.set_lapic(&lapic)
 }
 
-/// All MSRs that KVM gives, but for those which this processor turns out not to have.
-fn read_msrs(kvm: &Kvm, vcpu: &VcpuFd) -> Result<Vec<kvm_msr_entry>, kvm_ioctls::Error> {
+/// All MSRs that KVM gives, but for those which this processor turns out not to have. The banks of
+/// machine checks are not in KVM's list. A processor keeps them when it is reset, so that the next
+/// system sees what they hold; here that is about memory which is whole again.
+fn read_msrs(
+    kvm: &Kvm,
+    vcpu: &VcpuFd,
+    mcg_cap: u64,
+) -> Result<Vec<kvm_msr_entry>, kvm_ioctls::Error> {
     let list = kvm.get_msr_index_list()?;
-    let entries = list.as_slice().iter().map(|index| kvm_msr_entry {
-        index: *index,
+    let banks = msr_mci_ctl(0)..msr_mci_ctl((mcg_cap & MCG_BANKCNT_MASK) as u8);
+    let entries = list.as_slice().iter().copied().chain(banks);
+    let entries = entries.map(|index| kvm_msr_entry {
+        index,
         ..Default::default()
     });
     let mut known = vec![];
@@ -121,4 +130,36 @@ fn write_msrs(vcpu: &VcpuFd, entries: &[kvm_msr_entry]) -> Result<(), kvm_ioctls
         rest = &rest[(written + 1).min(rest.len())..];
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use kvm_bindings::KVM_MAX_CPUID_ENTRIES;
+    use pagemend_guest::kvm::{mce_cap_supported, setup_vcpu};
+    use pagemend_guest::x86::bits::msr_mci_status;
+
+    use super::*;
+
+    #[test]
+    fn a_machine_check_does_not_outlive_a_reset() {
+        let kvm = Kvm::new().unwrap();
+        let vm = kvm.create_vm().unwrap();
+        vm.create_irq_chip().unwrap();
+        let vcpu = vm.create_vcpu(0).unwrap();
+        let cpuid = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).unwrap();
+        vcpu.set_cpuid2(&cpuid).unwrap();
+        let supported = mce_cap_supported(&kvm).unwrap();
+        let mcg_cap = setup_vcpu(&vcpu, &cpuid, supported, 16).unwrap();
+        let registers = Registers::of(&kvm, &vcpu, mcg_cap).unwrap();
+        let status = |data| kvm_msr_entry {
+            index: msr_mci_status(15),
+            data,
+            ..Default::default()
+        };
+        write_msrs(&vcpu, &[status(0x9c00_1800_0000_0000)]).unwrap();
+        registers.restore(&vcpu).unwrap();
+        let mut read = Msrs::from_entries(&[status(1)]).unwrap();
+        assert_eq!(vcpu.get_msrs(&mut read).unwrap(), 1);
+        assert_eq!(read.as_slice()[0].data, 0);
+    }
 }

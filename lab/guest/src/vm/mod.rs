@@ -1,9 +1,10 @@
 //! A virtual machine with a stock kernel and the walker in it, under pagemend's VMM or under QEMU: started, talked to, and made to fail.
 //!
-//! The order of the files is the order of things: `wish` says what machine is wanted and how each VMM is asked for it → `line` is the walker's serial port → `memory` finds a guest's frame in the host and breaks it → `api` steers pagemend's VMM → `outcome` says what it came to.
+//! The order of the files is the order of things: `wish` says what machine is wanted and how each VMM is asked for it → `line` is the walker's serial port → `memory` finds a guest's frame in the host and breaks it → `api` steers pagemend's VMM, and `events` follows what it reports → `outcome` says what it came to.
 
 mod api;
-mod kvm;
+pub(crate) mod events;
+pub(crate) mod kvm;
 mod late;
 pub(crate) mod line;
 pub(crate) mod memory;
@@ -12,9 +13,11 @@ pub(crate) mod wish;
 
 use crate::trial::Trial;
 use anyhow::{Context, Result, bail};
+use events::Events;
 use line::{Heard, Line};
 use memory::GuestMemory;
 use pagemend_lab_protocol::walker::{Order, Survey, Use, Word};
+use serde_json::Value;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
@@ -181,6 +184,15 @@ impl Vm {
         }
     }
 
+    /// The lines of the guest kernel's log with this text, when there are so many or no more come.
+    pub(crate) fn log(&mut self, text: &str, lines: usize) -> Result<Vec<String>> {
+        let text = text.to_owned();
+        match self.living(&Order::Await { text, lines })? {
+            Word::Log { lines } => Ok(lines),
+            other => bail!("the walker answered {other:?}"),
+        }
+    }
+
     /// Makes a frame of the guest fail, as a scrubber would find it, and says whether that came to anything.
     pub(crate) fn fail(&mut self, what: Use, frame: u64) -> Result<bool> {
         // What QEMU's guest has lost stays lost until it starts again. Of two signals that come at once the kernel keeps one, and nobody touches the other's page while the guest is paused.
@@ -273,6 +285,17 @@ impl Vm {
     pub(crate) fn steer(&mut self, path: &str) -> Result<()> {
         self.paused = path == "vm.pause";
         api::ask(&self.directory.join(wish::API), "PUT", path).map(drop)
+    }
+
+    /// What pagemend's VMM says of the machine.
+    pub(crate) fn info(&self) -> Result<Value> {
+        let info = api::ask(&self.directory.join(wish::API), "GET", "vm.info")?;
+        serde_json::from_str(&info).context("what the VMM says of the machine is no JSON")
+    }
+
+    /// What pagemend's VMM reports from now on.
+    pub(crate) fn events(&self) -> Result<Events> {
+        Events::follow(&self.directory.join(wish::API), self.deadline)
     }
 
     /// The lost frames that pagemend's VMM has recorded.

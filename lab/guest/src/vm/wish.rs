@@ -93,6 +93,23 @@ impl Model {
     }
 }
 
+/// How pagemend's VMM tells its guest of what nobody has touched.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Notify {
+    Ghes,
+    Auto,
+}
+
+impl Notify {
+    /// As a part of a scenario's name.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Ghes => "ghes",
+            Self::Auto => "auto",
+        }
+    }
+}
+
 /// The machine that is wanted.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Wish {
@@ -104,6 +121,10 @@ pub(crate) struct Wish {
     pub(crate) memory: u64,
     /// Whether the VMM is to hear of errors only by touch.
     pub(crate) late: bool,
+    /// How the guest is told, under pagemend's VMM.
+    pub(crate) notify: Notify,
+    /// Whether the guest touches nothing that has failed before its kernel knows: then its processors need not let it recover from machine checks.
+    pub(crate) untouched: bool,
     /// What runs in it: the stock kernel with the walker, or a file.
     pub(crate) kernel: &'static str,
     /// More for the guest's kernel.
@@ -121,6 +142,8 @@ impl fmt::Display for Wish {
             vcpus,
             memory,
             late,
+            notify,
+            untouched: _,
             kernel: _,
             parameters,
             options,
@@ -136,6 +159,9 @@ impl fmt::Display for Wish {
         }
         if !options.is_empty() {
             write!(f, ", {}", options.join(" "))?;
+        }
+        if *notify != Notify::Auto {
+            write!(f, ", told by {}", notify.name())?;
         }
         match *parameters {
             "" => Ok(()),
@@ -157,6 +183,8 @@ impl Wish {
                 _ => 512 << 20,
             },
             late: false,
+            notify: Notify::Auto,
+            untouched: false,
             kernel: KERNEL,
             parameters: "",
             options: &[],
@@ -187,7 +215,7 @@ impl Wish {
 
     /// Whether it is pointless where the guest's kernel cannot recover: what is claimed of the VMM under test is that.
     pub(super) fn needs_recovery(&self) -> bool {
-        self.vmm == Vmm::Pagemend && self.kernel == KERNEL
+        self.vmm == Vmm::Pagemend && self.kernel == KERNEL && !self.untouched
     }
 
     /// Starts the VMM.
@@ -219,11 +247,11 @@ impl Wish {
             Backing::Small => "4k",
         };
         let (memory, vcpus, cpu) = (self.memory >> 20, self.vcpus, self.model.name());
-        let kernel = self.kernel;
+        let (kernel, notify) = (self.kernel, self.notify.name());
         let directory = directory.display();
         let words = format!(
             "run --kernel {kernel} --memory {memory}M --page-size {pages} \
-             --vcpus {vcpus} --cpu {cpu} \
+             --vcpus {vcpus} --cpu {cpu} --notify {notify} \
              --console {directory}/{CONSOLE} --channel {directory}/{CHANNEL} --api {directory}/{API} --events {directory}/{EVENTS}"
         );
         let mut command = Command::new("/vm/vmm");
