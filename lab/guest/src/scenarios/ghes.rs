@@ -58,7 +58,7 @@ pub(crate) const COST: &str = "cost it the failed frames alone, its kernel knows
 /// A machine whose guest touches nothing that has failed before its kernel knows.
 pub(crate) fn wish(backing: Backing, model: Model, notify: Notify) -> Wish {
     let wish = Wish::new(Vmm::Pagemend, backing, model, 1);
-    Wish { notify, untouched: true, ..wish }
+    Wish { notify, ..wish }
 }
 
 pub(crate) fn scenario(
@@ -87,7 +87,7 @@ fn by_records(wish: &Wish) -> Result<bool> {
 }
 
 /// Errors that nobody touches before the guest's kernel has spoken of them.
-fn told(t: &mut Trial, wish: &Wish, errors: usize) -> Result<()> {
+pub(crate) fn told(t: &mut Trial, wish: &Wish, errors: usize) -> Result<()> {
     let mut vm = Vm::start(t, wish)?;
     vm.done(&Order::Hold)?;
     let mut events = vm.events()?;

@@ -19,7 +19,6 @@ inventory::submit! {
         let wishes = [
             (wish(Backing::Huge2M, Model::Amd, 1), Set::Default),
             (wish(Backing::Huge2M, Model::Amd, 4), Set::All),
-            (wish(Backing::Huge2M, Model::Intel, 1), Set::All),
             (wish(Backing::Huge1G, Model::Amd, 1), Set::All),
         ];
         wishes.map(|(wish, set)| scenario("heal", wish, set, "errors that were healed in", run)).into()

@@ -3,7 +3,7 @@
 use super::wish::{Vmm, Wish};
 use super::{Fate, Vm};
 use crate::trial::Trial;
-use anyhow::Result;
+use anyhow::{Result, bail};
 use pagemend_lab_protocol::walker::{Survey, Use};
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -109,6 +109,22 @@ pub(crate) fn lost_only(t: &mut Trial, vm: &Vm, survey: &Survey) -> Result<()> {
         failed.len() as u64 * FRAME / 1024,
     );
     t.equal("frames in the VMM's ledger", vm.ledger()?, failed);
+    Ok(())
+}
+
+/// Claims that a guest after a new start has all of its memory.
+pub(crate) fn whole_again(t: &mut Trial, vm: &mut Vm) -> Result<()> {
+    vm.failed.clear();
+    let Fate::Lives(survey) = vm.survey(t)? else {
+        bail!("the guest does not come up again");
+    };
+    t.equal("wrong values after the new start", survey.wrong, 0);
+    t.equal("signals after the new start", survey.signals, vec![]);
+    t.equal(
+        "HardwareCorrupted after the new start, KiB",
+        survey.hardware_corrupted_kb,
+        0,
+    );
     Ok(())
 }
 

@@ -123,8 +123,6 @@ pub(crate) struct Wish {
     pub(crate) late: bool,
     /// How the guest is told, under pagemend's VMM.
     pub(crate) notify: Notify,
-    /// Whether the guest touches nothing that has failed before its kernel knows: then its processors need not let it recover from machine checks.
-    pub(crate) untouched: bool,
     /// What runs in it: the stock kernel with the walker, or a file.
     pub(crate) kernel: &'static str,
     /// More for the guest's kernel.
@@ -143,7 +141,6 @@ impl fmt::Display for Wish {
             memory,
             late,
             notify,
-            untouched: _,
             kernel: _,
             parameters,
             options,
@@ -184,7 +181,6 @@ impl Wish {
             },
             late: false,
             notify: Notify::Auto,
-            untouched: false,
             kernel: KERNEL,
             parameters: "",
             options: &[],
@@ -211,11 +207,6 @@ impl Wish {
     pub(crate) fn machine(&self) -> String {
         let (backing, model) = (self.backing.name(), self.model.name());
         format!("{backing}-{model}-{}", self.vcpus)
-    }
-
-    /// Whether it is pointless where the guest's kernel cannot recover: what is claimed of the VMM under test is that.
-    pub(super) fn needs_recovery(&self) -> bool {
-        self.vmm == Vmm::Pagemend && self.kernel == KERNEL && !self.untouched
     }
 
     /// Starts the VMM.
