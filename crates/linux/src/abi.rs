@@ -213,8 +213,31 @@ pub struct KvmX86Mce {
     pub pad2: [u64; 3],
 }
 
+/// `struct kvm_msrs` with room for one register: argument of [`KVM_GET_MSRS`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct KvmMsr {
+    /// How many there are: 1.
+    pub nmsrs: u32,
+    /// Zero.
+    pub pad: u32,
+    /// Which register.
+    pub index: u32,
+    /// Zero.
+    pub reserved: u32,
+    /// What it holds.
+    pub data: u64,
+}
+
 /// `KVM_GET_API_VERSION`: on /dev/kvm; returns [`KVM_API_VERSION`].
 pub const KVM_GET_API_VERSION: u32 = ioc(NONE, KVMIO, 0x00, 0);
+/// `KVM_CREATE_VM`: on /dev/kvm; the argument is a type, 0 for the usual; returns a descriptor.
+pub const KVM_CREATE_VM: u32 = ioc(NONE, KVMIO, 0x01, 0);
+/// `KVM_CREATE_VCPU`: on a VM; the argument is the vCPU's number; returns a descriptor.
+pub const KVM_CREATE_VCPU: u32 = ioc(NONE, KVMIO, 0x41, 0);
+/// `KVM_GET_MSRS`: on a vCPU; returns how many registers it has read. Its number has the size of
+/// the structure without registers.
+pub const KVM_GET_MSRS: u32 = ioc(READ | WRITE, KVMIO, 0x88, 2 * size_of::<u32>());
 /// `KVM_CHECK_EXTENSION`: on /dev/kvm or a VM; the argument is a `KVM_CAP_*`.
 pub const KVM_CHECK_EXTENSION: u32 = ioc(NONE, KVMIO, 0x03, 0);
 /// `KVM_X86_SETUP_MCE`: on a vCPU; sets MCG_CAP, whose low byte is the number of banks.
@@ -224,6 +247,8 @@ pub const KVM_X86_GET_MCE_CAP_SUPPORTED: u32 = ioc(READ, KVMIO, 0x9d, size_of::<
 /// `KVM_X86_SET_MCE`: on a vCPU; injects a machine check.
 pub const KVM_X86_SET_MCE: u32 = ioc(WRITE, KVMIO, 0x9e, size_of::<KvmX86Mce>());
 
+/// `MSR_IA32_MCG_CAP` (arch/x86/include/asm/msr-index.h): what a processor has of machine checks.
+pub const MSR_MCG_CAP: u32 = 0x179;
 /// `MCG_CTL_P`: the global control register exists.
 pub const MCG_CTL_P: u64 = 1 << 8;
 /// `MCG_CMCI_P`: corrected errors can raise an interrupt.
@@ -235,7 +260,11 @@ pub const MCG_LMCE_P: u64 = 1 << 27;
 
 const _: () = {
     assert!(size_of::<KvmX86Mce>() == 64);
+    assert!(size_of::<KvmMsr>() == 24);
     assert!(KVM_GET_API_VERSION == 0xae00);
+    assert!(KVM_CREATE_VM == 0xae01);
+    assert!(KVM_CREATE_VCPU == 0xae41);
+    assert!(KVM_GET_MSRS == 0xc008_ae88);
     assert!(KVM_CHECK_EXTENSION == 0xae03);
     assert!(KVM_X86_SETUP_MCE == 0x4008_ae9c);
     assert!(KVM_X86_GET_MCE_CAP_SUPPORTED == 0x8008_ae9d);

@@ -1,6 +1,6 @@
 //! What KVM offers for telling a guest of a memory error, and for learning of one from a guest.
 
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 use rustix::fs::{Mode, OFlags, open};
 use rustix::io::Errno;
@@ -9,8 +9,9 @@ use serde::Serialize;
 use super::trial::{Refused, Trial, checked, refused};
 use crate::abi::{
     KVM_CAP_ARM_INJECT_EXT_DABT, KVM_CAP_ARM_SEA_TO_USER, KVM_CAP_GUEST_MEMFD, KVM_CAP_MCE,
-    KVM_CAP_MEMORY_FAULT_INFO, KVM_CHECK_EXTENSION, KVM_GET_API_VERSION,
-    KVM_X86_GET_MCE_CAP_SUPPORTED, MCG_CMCI_P, MCG_CTL_P, MCG_LMCE_P, MCG_SER_P,
+    KVM_CAP_MEMORY_FAULT_INFO, KVM_CHECK_EXTENSION, KVM_CREATE_VCPU, KVM_CREATE_VM,
+    KVM_GET_API_VERSION, KVM_GET_MSRS, KVM_X86_GET_MCE_CAP_SUPPORTED, KVM_X86_SETUP_MCE, KvmMsr,
+    MCG_CMCI_P, MCG_CTL_P, MCG_LMCE_P, MCG_SER_P, MSR_MCG_CAP,
 };
 
 /// What came of opening /dev/kvm and asking it.
@@ -29,7 +30,8 @@ pub struct KvmFacts {
     pub api_version: i32,
     /// KVM_CAP_MCE: machine-check banks that a vCPU can have; 0 where there are none.
     pub mce_banks: u32,
-    /// KVM_X86_GET_MCE_CAP_SUPPORTED; `None` where the request is unknown, as on arm64.
+    /// What a vCPU keeps of KVM_X86_GET_MCE_CAP_SUPPORTED; `None` where the request is unknown, as
+    /// on arm64.
     pub mcg_cap: Option<McgCap>,
     /// KVM_CAP_GUEST_MEMFD.
     pub guest_memfd: bool,
@@ -110,16 +112,59 @@ fn extension(device: &OwnedFd, capability: u32) -> u32 {
         .unwrap_or(0)
 }
 
+/// What a vCPU has of what KVM says that it supports. On an AMD processor it is less: KVM takes
+/// MCG_SER_P there and drops it (`svm_setup_mce`, arch/x86/kvm/svm/svm.c).
 fn mcg_cap(device: &OwnedFd) -> Option<McgCap> {
-    let mut bits = 0u64;
+    let mut supported = 0u64;
     // SAFETY: the request writes one u64, which is what it is given.
     let returned = unsafe {
         libc::ioctl(
             device.as_raw_fd(),
             KVM_X86_GET_MCE_CAP_SUPPORTED as libc::Ioctl,
-            &raw mut bits,
+            &raw mut supported,
         )
     };
     checked(returned).ok()?;
-    Some(bits.into())
+    let kept = kept(device, supported).unwrap_or(supported);
+    Some((kept & supported).into())
+}
+
+/// MCG_CAP of a vCPU that was given these bits.
+fn kept(device: &OwnedFd, bits: u64) -> Result<u64, Errno> {
+    let vm = descriptor(request(device, KVM_CREATE_VM, 0)?);
+    let vcpu = descriptor(request(&vm, KVM_CREATE_VCPU, 0)?);
+    // With one bank.
+    let wanted = bits | 1;
+    // SAFETY: the request reads one u64, which is what it is given.
+    let returned = unsafe {
+        libc::ioctl(
+            vcpu.as_raw_fd(),
+            KVM_X86_SETUP_MCE as libc::Ioctl,
+            &raw const wanted,
+        )
+    };
+    checked(returned)?;
+    let mut register = KvmMsr {
+        nmsrs: 1,
+        index: MSR_MCG_CAP,
+        ..KvmMsr::default()
+    };
+    // SAFETY: the request writes the one register that there is room for.
+    let returned = unsafe {
+        libc::ioctl(
+            vcpu.as_raw_fd(),
+            KVM_GET_MSRS as libc::Ioctl,
+            &raw mut register,
+        )
+    };
+    match checked(returned)? {
+        1 => Ok(register.data),
+        _ => Err(Errno::INVAL),
+    }
+}
+
+/// Owns a descriptor that a request has returned.
+fn descriptor(returned: libc::c_int) -> OwnedFd {
+    // SAFETY: the kernel has just made it for us.
+    unsafe { OwnedFd::from_raw_fd(returned) }
 }

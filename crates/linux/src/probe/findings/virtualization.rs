@@ -132,8 +132,9 @@ fn machine_checks(kvm: &KvmFacts) -> Finding {
             title,
             found,
             Level::Limits,
-            "Without MCG_SER_P an Intel guest takes every error as fatal. AMD guests go by CPUID \
-             instead.",
+            "Without MCG_SER_P, which KVM gives to no guest on an AMD processor, an Intel guest \
+             takes every error as fatal: it is told by error records, and stopped where it touches \
+             a lost frame first. AMD guests go by CPUID instead.",
         ),
     }
 }
