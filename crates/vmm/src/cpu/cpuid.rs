@@ -16,6 +16,12 @@ const HTT: u32 = 1 << 28;
 const EXTENDED_FEATURES: u32 = 0x8000_0001;
 const SVM: u32 = 1 << 2;
 
+/// KVM's own features (Documentation/virt/kvm/x86/cpuid.rst); EAX: those that the guest asks for by
+/// a hypercall, `KVM_FEATURE_PV_UNHALT`, `PV_SEND_IPI`, `PV_SCHED_YIELD` and
+/// `HC_MAP_GPA_RANGE`.
+const KVM_FEATURES: u32 = 0x4000_0001;
+const HYPERCALLS: u32 = 1 << 7 | 1 << 11 | 1 << 13 | 1 << 16;
+
 /// Family and model that each vendor's processors are shown as: a Skylake server and an EPYC
 /// (Zen 2). With another vendor's numbers a kernel would look for features that are not there.
 const INTEL_SIGNATURE: u32 = 0x0005_0654;
@@ -29,18 +35,44 @@ fn set_vendor(entry: &mut kvm_cpuid_entry2, name: &[u8; 12]) {
 /// What one vCPU is shown, of what KVM supports.
 pub(crate) fn of_vcpu(supported: &CpuId, model: CpuModel, index: u8, vcpus: u8) -> CpuId {
     let mut cpuid = supported.clone();
+    let maker = supported
+        .as_slice()
+        .iter()
+        .find(|entry| entry.function == 0);
+    let foreign = maker.is_some_and(|host| is_foreign(host, model));
     for entry in cpuid.as_mut_slice() {
         show_model(entry, model);
+        // A guest makes hypercalls by its own vendor's instruction. On another's processor each is
+        // an invalid one that KVM emulates, which takes long, and fails in the middle of a mend.
+        if foreign && entry.function == KVM_FEATURES {
+            entry.eax &= !HYPERCALLS;
+        }
         show_place(entry, index, vcpus);
     }
     cpuid
 }
 
+/// The name and the family and model that the guest sees, if not the host's.
+fn identity(model: CpuModel) -> Option<(&'static [u8; 12], u32)> {
+    match model {
+        CpuModel::Host => None,
+        CpuModel::Intel => Some((b"GenuineIntel", INTEL_SIGNATURE)),
+        CpuModel::Amd => Some((b"AuthenticAMD", AMD_SIGNATURE)),
+    }
+}
+
+/// Whether the processor, which has this leaf 0, is another vendor's than the guest's.
+fn is_foreign(host: &kvm_cpuid_entry2, model: CpuModel) -> bool {
+    let mut shown = *host;
+    identity(model).is_some_and(|(name, _)| {
+        set_vendor(&mut shown, name);
+        shown.ebx != host.ebx
+    })
+}
+
 fn show_model(entry: &mut kvm_cpuid_entry2, model: CpuModel) {
-    let (name, signature) = match model {
-        CpuModel::Host => return,
-        CpuModel::Intel => (b"GenuineIntel", INTEL_SIGNATURE),
-        CpuModel::Amd => (b"AuthenticAMD", AMD_SIGNATURE),
+    let Some((name, signature)) = identity(model) else {
+        return;
     };
     match entry.function {
         0 => set_vendor(entry, name),
@@ -155,5 +187,25 @@ mod tests {
         assert_eq!(entry(&intel, 0x8000_0000, 0).ebx, 0);
         let amd = of_vcpu(&supported(), CpuModel::Amd, 0, 1);
         assert_eq!(vendor(&entry(&amd, 0, 0)), *b"AuthenticAMD");
+    }
+
+    #[test]
+    fn a_guest_of_another_vendors_makes_no_hypercalls() {
+        let host = |name| {
+            let mut vendor = kvm_cpuid_entry2::default();
+            set_vendor(&mut vendor, name);
+            let features = kvm_cpuid_entry2 {
+                function: KVM_FEATURES,
+                eax: u32::MAX,
+                ..Default::default()
+            };
+            CpuId::from_entries(&[vendor, features]).unwrap()
+        };
+        let features =
+            |host: &CpuId, model| entry(&of_vcpu(host, model, 0, 1), KVM_FEATURES, 0).eax;
+        let amd = host(b"AuthenticAMD");
+        assert_eq!(features(&amd, CpuModel::Intel), !HYPERCALLS);
+        assert_eq!(features(&amd, CpuModel::Amd), u32::MAX);
+        assert_eq!(features(&amd, CpuModel::Host), u32::MAX);
     }
 }
