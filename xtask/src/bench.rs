@@ -32,37 +32,37 @@ struct Section {
 const SECTIONS: [Section; 10] = [
     Section {
         title: "Waiting for a failed page of 2 MiB",
-        arguments: "blackout --page-size 2M --samples 200",
+        arguments: "blackout --page-size 2M --samples 96",
         text: "Targets: who does not touch the page sees no gap that guests without an error do not \
                see; with a thousand errors at once nobody waits longer than 10 times the 99th \
                percentile with one.",
     },
     Section {
         title: "Waiting for a failed page of 1 GiB",
-        arguments: "blackout --page-size 1G --samples 16",
+        arguments: "blackout --page-size 1G --samples 8",
         text: "Targets: a vCPU that touches a healthy byte waits, at the 99th percentile, at most a \
                50th of the RFC's way and 3 times the copy of 2 MiB; all of the page is back at 70 % \
                of the rate of copies; and as for pages of 2 MiB.",
     },
     Section {
         title: "Memory after errors",
-        arguments: "memcycler --page-size 2M,1G --rounds 21",
+        arguments: "memcycler --page-size 2M,1G --rounds 11",
         text: "Targets: within 1 % of healthy memory after 25 % of the pages of 2 MiB were hit and \
                mended and healed; within 1 % after every page of 1 GiB was hit once and mended.",
     },
     Section {
         title: "Memory after errors, one word a page",
-        arguments: "memcycler --page-size 2M,1G --stride 4160 --rounds 21",
+        arguments: "memcycler --page-size 2M,1G --stride 4160 --rounds 11",
         text: "Bound by translations rather than by memory.",
     },
     Section {
         title: "Memory after errors, random words",
-        arguments: "memcycler --page-size 2M,1G --random --rounds 21",
+        arguments: "memcycler --page-size 2M,1G --random --rounds 11",
         text: "Bound by translations rather than by memory.",
     },
     Section {
         title: "Memory after errors, inside a guest",
-        arguments: "memcycler --page-size 2M --guest --rounds 9",
+        arguments: "memcycler --page-size 2M --guest --rounds 5",
         text: "The guest's own page tables have pages of 2 MiB.",
     },
     Section {
