@@ -50,13 +50,22 @@ fn file(bytes: &[u8]) -> TempPath {
 }
 
 fn load_linux(kernel: &[u8], initrd: Option<&[u8]>, cmdline: &str) -> Result<Entry, BootError> {
+    load_linux_into(&machine().ram, kernel, initrd, cmdline)
+}
+
+fn load_linux_into(
+    ram: &Ram,
+    kernel: &[u8],
+    initrd: Option<&[u8]>,
+    cmdline: &str,
+) -> Result<Entry, BootError> {
     let (kernel, initrd) = (file(kernel), initrd.map(file));
     let payload = Payload::Linux {
         kernel: kernel.to_path_buf(),
         initrd: initrd.as_ref().map(|path| path.to_path_buf()),
         cmdline: cmdline.to_owned(),
     };
-    load(&payload, &machine().ram, 2, &[])
+    load(&payload, ram, 2, &[])
 }
 
 fn put(bytes: &mut [u8], at: usize, value: &[u8]) {
@@ -210,9 +219,11 @@ proptest! {
         times in prop::sample::select(vec![1_usize, 1, 1, 800]),
     ) {
         let cmdline = vec![words.trim(); times].join(" ");
-        if load_linux(&bzimage(), None, &cmdline).is_ok() {
+        // The other tests load into the same memory.
+        let machine = machine();
+        if load_linux_into(&machine.ram, &bzimage(), None, &cmdline).is_ok() {
             let mut seen = vec![0; cmdline.len() + 1];
-            machine().ram.read(layout::CMDLINE, &mut seen).unwrap();
+            machine.ram.read(layout::CMDLINE, &mut seen).unwrap();
             prop_assert_eq!(seen.pop(), Some(0));
             prop_assert_eq!(String::from_utf8(seen).unwrap(), cmdline);
         }
