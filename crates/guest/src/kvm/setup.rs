@@ -61,7 +61,11 @@ pub const fn mcg_cap(vendor: Vendor, supported: u64, banks: u8) -> u64 {
 /// Makes a machine with one vCPU to find out.
 pub fn mce_cap_kept(kvm: &Kvm) -> Result<u64, errno::Error> {
     let supported = mce_cap_supported(kvm)?;
-    let vcpu = kvm.create_vm()?.create_vcpu(0)?;
+    let vm = kvm.create_vm()?;
+    // For a vCPU without KVM's interrupt controller KVM changes its own code, on all processors, and
+    // back (`kvm_has_noapic_vcpu`, arch/x86/kvm/lapic.c).
+    vm.create_irq_chip()?;
+    let vcpu = vm.create_vcpu(0)?;
     setup_mce(&vcpu, supported | 1)?;
     Ok(mcg_cap_of(&vcpu)? & supported)
 }
