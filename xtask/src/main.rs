@@ -2,6 +2,7 @@
 
 mod bench;
 mod lab;
+mod limit;
 mod test;
 mod tools;
 

@@ -6,12 +6,16 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use clap::Args;
 
-use crate::tools;
+use crate::{limit, tools};
+
+/// How long a step may take. The longest, the lab, takes half of this; a test that hangs shall be
+/// named in a log while someone still reads it.
+const LIMIT: Duration = Duration::from_secs(1500);
 
 /// Arguments of `cargo xtask test`.
 #[derive(Args)]
@@ -160,19 +164,25 @@ impl Step {
         let log = logs.join(format!("{}.log", self.name.replace(' ', "-")));
         let file = File::create(&log).with_context(|| format!("making {}", log.display()))?;
         let started = Instant::now();
-        let status = self
-            .command
+        self.command
             .current_dir(workspace)
             .stderr(file.try_clone()?)
-            .stdout(file)
-            .status()
+            .stdout(file);
+        let ended = limit::run(&mut self.command, LIMIT)
             .with_context(|| format!("running {:?}", self.command))?;
+        let success = ended.is_some_and(|status| status.success());
         let text = fs::read_to_string(&log).unwrap_or_default();
-        let counted = tally.count(&text, status.success());
+        let counted = tally.count(&text, success);
         let seconds = started.elapsed().as_secs_f64();
-        let verdict = if status.success() { "ok" } else { "FAILED" };
+        let verdict = if success { "ok" } else { "FAILED" };
         println!("{:<14} {verdict:<7} {seconds:>6.1} s  {counted}", self.name);
-        if !status.success() {
+        if ended.is_none() {
+            println!(
+                "    it was not through in {} s, and was ended",
+                LIMIT.as_secs()
+            );
+        }
+        if !success {
             let lines: Vec<_> = text.lines().collect();
             for line in &lines[lines.len().saturating_sub(60)..] {
                 println!("    {line}");

@@ -44,15 +44,3 @@ fn survive_sigbus() -> io::Result<()> {
         _ => Ok(()),
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::memory::MemoryKind;
-
-    #[test]
-    fn without_an_error_nothing_is_lost() {
-        let memory = GuestMemory::new(MemoryKind::Shmem, 16 * FRAME_SIZE).unwrap();
-        assert_eq!(bytes_lost(&memory, &[]).unwrap(), 0);
-    }
-}
