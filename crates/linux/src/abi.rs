@@ -235,6 +235,8 @@ pub const KVM_GET_API_VERSION: u32 = ioc(NONE, KVMIO, 0x00, 0);
 pub const KVM_CREATE_VM: u32 = ioc(NONE, KVMIO, 0x01, 0);
 /// `KVM_CREATE_VCPU`: on a VM; the argument is the vCPU's number; returns a descriptor.
 pub const KVM_CREATE_VCPU: u32 = ioc(NONE, KVMIO, 0x41, 0);
+/// `KVM_CREATE_IRQCHIP`: on a VM; gives it interrupt controllers, which its vCPUs then have.
+pub const KVM_CREATE_IRQCHIP: u32 = ioc(NONE, KVMIO, 0x60, 0);
 /// `KVM_GET_MSRS`: on a vCPU; returns how many registers it has read. Its number has the size of
 /// the structure without registers.
 pub const KVM_GET_MSRS: u32 = ioc(READ | WRITE, KVMIO, 0x88, 2 * size_of::<u32>());
@@ -264,6 +266,7 @@ const _: () = {
     assert!(KVM_GET_API_VERSION == 0xae00);
     assert!(KVM_CREATE_VM == 0xae01);
     assert!(KVM_CREATE_VCPU == 0xae41);
+    assert!(KVM_CREATE_IRQCHIP == 0xae60);
     assert!(KVM_GET_MSRS == 0xc008_ae88);
     assert!(KVM_CHECK_EXTENSION == 0xae03);
     assert!(KVM_X86_SETUP_MCE == 0x4008_ae9c);

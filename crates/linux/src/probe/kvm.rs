@@ -9,9 +9,9 @@ use serde::Serialize;
 use super::trial::{Refused, Trial, checked, refused};
 use crate::abi::{
     KVM_CAP_ARM_INJECT_EXT_DABT, KVM_CAP_ARM_SEA_TO_USER, KVM_CAP_GUEST_MEMFD, KVM_CAP_MCE,
-    KVM_CAP_MEMORY_FAULT_INFO, KVM_CHECK_EXTENSION, KVM_CREATE_VCPU, KVM_CREATE_VM,
-    KVM_GET_API_VERSION, KVM_GET_MSRS, KVM_X86_GET_MCE_CAP_SUPPORTED, KVM_X86_SETUP_MCE, KvmMsr,
-    MCG_CMCI_P, MCG_CTL_P, MCG_LMCE_P, MCG_SER_P, MSR_MCG_CAP,
+    KVM_CAP_MEMORY_FAULT_INFO, KVM_CHECK_EXTENSION, KVM_CREATE_IRQCHIP, KVM_CREATE_VCPU,
+    KVM_CREATE_VM, KVM_GET_API_VERSION, KVM_GET_MSRS, KVM_X86_GET_MCE_CAP_SUPPORTED,
+    KVM_X86_SETUP_MCE, KvmMsr, MCG_CMCI_P, MCG_CTL_P, MCG_LMCE_P, MCG_SER_P, MSR_MCG_CAP,
 };
 
 /// What came of opening /dev/kvm and asking it.
@@ -132,6 +132,9 @@ fn mcg_cap(device: &OwnedFd) -> Option<McgCap> {
 /// MCG_CAP of a vCPU that was given these bits.
 fn kept(device: &OwnedFd, bits: u64) -> Result<u64, Errno> {
     let vm = descriptor(request(device, KVM_CREATE_VM, 0)?);
+    // For a vCPU without one, KVM changes its own code, for all guests on the host
+    // (`kvm_has_noapic_vcpu`).
+    request(&vm, KVM_CREATE_IRQCHIP, 0)?;
     let vcpu = descriptor(request(&vm, KVM_CREATE_VCPU, 0)?);
     // With one bank.
     let wanted = bits | 1;
