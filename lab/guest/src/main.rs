@@ -11,6 +11,7 @@ mod faults;
 mod file_system;
 mod gate;
 mod guest;
+mod heartbeat;
 mod init;
 mod inject;
 mod kernel_log;

@@ -7,6 +7,7 @@ use std::fs::File;
 use std::path::PathBuf;
 
 /// Flags of `/proc/kpageflags`, numbered in the kernel's `include/uapi/linux/kernel-page-flags.h`.
+pub(crate) const KPF_HUGE: u64 = 1 << 17;
 pub(crate) const KPF_HWPOISON: u64 = 1 << 19;
 pub(crate) const KPF_THP: u64 = 1 << 22;
 

@@ -1,5 +1,6 @@
 //! What a distribution's initramfs would do: mounts, modules, settings. What cannot be done is told to the host and goes on; the scenario that needs it will notice.
 
+use crate::heartbeat;
 use pagemend_lab_protocol::Needs;
 use rustix::fs::Mode;
 use rustix::io::Errno;
@@ -32,6 +33,9 @@ pub(crate) fn machine() -> Vec<String> {
     }
     troubles.extend(modules());
     keep_one_machine();
+    if let Err(error) = heartbeat::start() {
+        troubles.push(format!("no heartbeat: {error}"));
+    }
     // Anonymous and shmem huge pages only where a scenario asks, so that the others see none.
     for (file, value) in [
         ("/sys/kernel/mm/transparent_hugepage/enabled", "madvise"),

@@ -18,10 +18,9 @@ inventory::submit! {
         let found = [
             (Wish::new(Pagemend, Huge2M, Amd, 1), Set::Default),
             (Wish::new(Qemu, Huge2M, Amd, 1), Set::Default),
-            (Wish::new(Qemu, Huge2M, Intel, 1), Set::All),
+            (Wish::new(Qemu, Huge2M, Intel, 4), Set::All),
             (Wish::new(Pagemend, Huge1G, Amd, 4), Set::All),
-            (Wish::new(Pagemend, Huge1G, Amd, 1), Set::All),
-            (Wish::new(Qemu, Huge1G, Amd, 1), Set::All),
+            (Wish::new(Qemu, Huge1G, Amd, 4), Set::All),
             (Wish::new(Pagemend, Transparent, Amd, 1), Set::All),
             (Wish::new(Pagemend, Small, Amd, 1), Set::All),
             (Wish::new(Qemu, Small, Amd, 1), Set::All),
@@ -30,9 +29,7 @@ inventory::submit! {
         let touched = [
             (Wish::new(Pagemend, Huge2M, Intel, 1).late(), Set::All),
             (Wish::new(Pagemend, Huge2M, Amd, 4).late(), Set::All),
-            (Wish::new(Pagemend, Huge2M, Amd, 1).late(), Set::All),
-            // With more vCPUs than the machine around it has processors it hangs, and now and then that with it.
-            (Wish::new(Qemu, Huge2M, Amd, 1).late(), Set::All),
+            (Wish::new(Qemu, Huge2M, Amd, 4).late(), Set::All),
             (Wish::new(Qemu, Huge2M, Intel, 1).late(), Set::All),
             (Wish::new(Pagemend, Huge1G, Amd, 1).late(), Set::All),
             (Wish::new(Pagemend, Small, Amd, 1).late(), Set::All),
@@ -87,7 +84,7 @@ fn errors(t: &mut Trial, wish: &Wish) -> Result<()> {
             break;
         }
         frames.insert(vm.fail_one(t, *what, 0)?);
-        fate = vm.settle(t, &frames)?;
+        fate = vm.told(t, &frames)?;
     }
     // Whoever was told of an error and has not touched it does so in the next round.
     if let Fate::Lives(_) = fate {

@@ -23,6 +23,7 @@ inventory::submit! {
             scenario("once-16", wish(Qemu, Amd, 1), Set::All, "16 errors at once in the walker's memory of", |t, w| many(t, w, 16)),
             scenario("once-16", wish(Pagemend, Amd, 4), Set::All, "16 errors at once in the walker's memory of", |t, w| many(t, w, 16)),
             scenario("once-128", wish(Pagemend, Amd, 1), Set::All, "128 errors at once in the walker's memory of", |t, w| many(t, w, 128)),
+            scenario("once-128", wish(Pagemend, Amd, 4), Set::All, "128 errors at once in the walker's memory of", |t, w| many(t, w, 128)),
             scenario("once-128", wish(Pagemend, Intel, 1), Set::All, "128 errors in the walker's memory of", |t, w| told(t, w, 128)),
             scenario("reset", wish(Pagemend, Amd, 1), Set::All, "16 errors in and two new starts of", reset),
             scenario("pause", wish(Pagemend, Amd, 2), Set::All, "while it is paused, errors in", pause),

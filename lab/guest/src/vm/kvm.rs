@@ -4,6 +4,7 @@ use super::wish::Model;
 use anyhow::{Context, Result};
 use kvm_bindings::{Msrs, kvm_msr_entry};
 use kvm_ioctls::Kvm;
+use std::fs;
 use std::io;
 use std::os::fd::AsRawFd;
 
@@ -26,6 +27,12 @@ pub(crate) fn recovers(model: Model) -> Result<bool> {
         Model::Amd => Ok(true),
         Model::Intel => Ok(machine_checks()? & MCG_SER_P != 0),
     }
+}
+
+/// Instructions that KVM has read and decoded so far, for all guests, if it counts them. Each was a moment in which a guest's page tables had to be there.
+pub(crate) fn decoded() -> Option<u64> {
+    let count = fs::read_to_string("/sys/kernel/debug/kvm/insn_emulation").ok()?;
+    count.trim().parse().ok()
 }
 
 /// What a vCPU of KVM's has of machine checks: bits of MCG_CAP. KVM on an AMD processor takes more than its vCPUs then have.

@@ -1,11 +1,14 @@
 //! A guest's memory as the host has it: where the VMM has mapped it, which frame is behind a page now, and making that frame fail.
 
-use crate::inject;
+use crate::{inject, pages};
 use anyhow::{Context, Result, bail};
 use rustix::io::pread;
 use std::fs::{self, File};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+/// How long a VMM may take to keep its guest from memory that the kernel has left there.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The memory of a VMM's guest. All of it lies below the hole of a PC's address space, so that a guest physical address is an offset.
 #[derive(Debug)]
@@ -52,8 +55,20 @@ impl GuestMemory {
             Err(error) if !matches!(error.raw_os_error(), Some(libc::EBUSY | libc::EHWPOISON)) => {
                 Err(error).with_context(|| format!("cannot corrupt frame {host:#x}"))
             }
-            _ => Ok(self.frame_behind(address)?.is_none()),
+            _ => self.taken(address, host),
         }
+    }
+
+    /// Whether what was made to fail is gone. A page that the host's kernel calls failed and cannot unmap it leaves to the VMM, which it has told: that one is awaited.
+    fn taken(&self, address: u64, host: u64) -> Result<bool> {
+        let patience = Instant::now() + PATIENCE;
+        while self.frame_behind(address)?.is_some() {
+            if !poisoned(host)? || Instant::now() > patience {
+                return Ok(false);
+            }
+            thread::yield_now();
+        }
+        Ok(true)
     }
 
     /// What is behind an address of the VMM's. New memory need not be in its page tables yet: so it is read from outside first, which a page that was taken away answers with an error.
@@ -72,6 +87,18 @@ impl GuestMemory {
         // Bit 63: present. Bits 0 to 54: the frame.
         Ok((entry >> 63 == 1).then_some(entry & ((1 << 55) - 1)))
     }
+}
+
+/// Whether the kernel says of a frame, or of the huge page that it is in, that it has failed.
+fn poisoned(frame: u64) -> Result<bool> {
+    for first in [frame, frame & !0x1ff, frame & !0x3ffff] {
+        let flags = pages::flags(first)?;
+        let around = first == frame || flags & pages::KPF_HUGE != 0;
+        if around && flags & pages::KPF_HWPOISON != 0 {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// The start of `len` bytes of shared writable mappings side by side.

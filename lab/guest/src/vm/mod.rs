@@ -64,6 +64,8 @@ pub(crate) struct Vm {
     pub(crate) owned: u64,
     /// Frames that failed since the last start.
     pub(crate) failed: Vec<(u64, Use)>,
+    /// What KVM had decoded when the first of them failed.
+    pub(crate) decoded_before: Option<u64>,
 }
 
 impl Vm {
@@ -87,6 +89,7 @@ impl Vm {
             silent: false,
             owned: 0,
             failed: Vec::new(),
+            decoded_before: None,
         };
         vm.greet(t)?;
         vm.memory = GuestMemory::find(vm.child.id(), wish.memory)?;
@@ -192,6 +195,9 @@ impl Vm {
 
     /// Makes a frame of the guest fail, as a scrubber would find it, and says whether that came to anything.
     pub(crate) fn fail(&mut self, what: Use, frame: u64) -> Result<bool> {
+        if self.failed.is_empty() {
+            self.decoded_before = kvm::decoded();
+        }
         // What QEMU's guest has lost stays lost until it starts again. Of two signals that come at once the kernel keeps one, and nobody touches the other's page while the guest is paused.
         let comes_back = self.vmm == Vmm::Pagemend && !self.paused;
         let failed = self.memory.fail(frame, comes_back, self.deadline);
@@ -248,7 +254,7 @@ impl Vm {
     }
 
     /// Checks memory until the guest's kernel has spoken of all these frames, or is no more.
-    pub(crate) fn settle(&mut self, t: &mut Trial, frames: &BTreeSet<u64>) -> Result<Fate> {
+    pub(crate) fn told(&mut self, t: &mut Trial, frames: &BTreeSet<u64>) -> Result<Fate> {
         loop {
             match self.survey(t)? {
                 Fate::Lives(survey) if !outcome::spoken_of(&survey).is_superset(frames) => {
@@ -261,6 +267,14 @@ impl Vm {
                 }
                 fate => return Ok(fate),
             }
+        }
+    }
+
+    /// The same, and once more: whoever was told of an error and has not touched it does so in the next round.
+    pub(crate) fn settle(&mut self, t: &mut Trial, frames: &BTreeSet<u64>) -> Result<Fate> {
+        match self.told(t, frames)? {
+            Fate::Lives(_) => self.survey(t),
+            fate => Ok(fate),
         }
     }
 

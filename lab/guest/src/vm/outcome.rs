@@ -1,7 +1,7 @@
 //! What an error came to: measured in the same way whoever runs the guest, so that VMMs can be compared, and claimed for the one under test.
 
 use super::wish::{Vmm, Wish};
-use super::{Fate, Vm};
+use super::{Fate, Vm, kvm};
 use crate::trial::Trial;
 use anyhow::{Result, bail};
 use pagemend_lab_protocol::walker::{Survey, Use};
@@ -63,6 +63,12 @@ pub(crate) fn measure(t: &mut Trial, wish: &Wish, vm: &Vm, fate: &Fate) -> Resul
     t.saw("lost_bytes", lost);
     t.saw("healthy_bytes_lost", healthy);
     t.saw("guest_hardware_corrupted_kb", corrupted);
+    if let (Some(before), Some(now)) = (vm.decoded_before, kvm::decoded()) {
+        t.saw(
+            "instructions that KVM decoded since the first error",
+            now - before,
+        );
+    }
     match fate {
         Fate::Lives(survey) => {
             t.saw("values checked", survey.values);
