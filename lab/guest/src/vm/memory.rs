@@ -4,6 +4,7 @@ use crate::{inject, pages};
 use anyhow::{Context, Result, bail};
 use rustix::io::pread;
 use std::fs::{self, File};
+use std::io;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -87,6 +88,12 @@ impl GuestMemory {
         // Bit 63: present. Bits 0 to 54: the frame.
         Ok((entry >> 63 == 1).then_some(entry & ((1 << 55) - 1)))
     }
+}
+
+/// Whether something failed because the VMM has ended.
+pub(crate) fn belongs_to_nobody(error: &anyhow::Error) -> bool {
+    let cause = error.root_cause().downcast_ref::<io::Error>();
+    cause.is_some_and(|cause| cause.raw_os_error() == Some(libc::ESRCH))
 }
 
 /// Whether the kernel says of a frame, or of the huge page that it is in, that it has failed.

@@ -201,7 +201,11 @@ impl Vm {
         // What QEMU's guest has lost stays lost until it starts again. Of two signals that come at once the kernel keeps one, and nobody touches the other's page while the guest is paused.
         let comes_back = self.vmm == Vmm::Pagemend && !self.paused;
         let failed = self.memory.fail(frame, comes_back, self.deadline);
-        let failed = failed.with_context(|| self.last_words())?;
+        let failed = match failed {
+            // A VMM that has ended has no memory; what has become of it the next survey says.
+            Err(error) if memory::belongs_to_nobody(&error) => false,
+            other => other.with_context(|| self.last_words())?,
+        };
         if failed {
             self.failed.push((frame, what));
         }
