@@ -2,14 +2,16 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "common/decode.rs"]
+mod decode;
 #[path = "common/documented.rs"]
 mod documented;
 
 use std::fs;
-use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::Output;
 
+use decode::decode;
 use pagemend::{Cause, Gpa, Ledger, Timestamp};
 use pagemend_cper::acpi::hest::{
     GenericSource, GenericSource2, HestBuilder, Notification, NotificationKind,
@@ -26,20 +28,6 @@ use zerocopy::IntoBytes;
 
 const DOCUMENT: &str = include_str!("../../../docs/decode.md");
 const ADDRESS: u64 = 0x4000_2040;
-
-fn decode(arguments: &[&str], input: &[u8]) -> Output {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_pagemend"))
-        .arg("decode")
-        .args(arguments)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    // A program that ends without reading its input has its reasons, which the tests look at.
-    let _ = child.stdin.take().unwrap().write_all(input);
-    child.wait_with_output().unwrap()
-}
 
 fn text(output: &Output) -> String {
     String::from_utf8(output.stdout.clone()).unwrap()
@@ -94,7 +82,7 @@ fn hex(bytes: &[u8]) -> String {
 
 #[test]
 fn a_record_is_explained_so_that_one_can_act() {
-    let output = decode(&["-"], &record());
+    let output = decode(&["-"], record());
     assert_eq!(output.status.code(), Some(0));
     let text = text(&output);
     for part in [
@@ -113,7 +101,7 @@ fn a_record_is_explained_so_that_one_can_act() {
 
 #[test]
 fn a_status_block_says_what_linux_does() {
-    let text = text(&decode(&["-"], &status_block()));
+    let text = text(&decode(&["-"], status_block()));
     assert!(
         text.contains("takes the page at 0x40002000 out of use"),
         "{text}"
@@ -122,7 +110,7 @@ fn a_status_block_says_what_linux_does() {
 
 #[test]
 fn every_form_of_the_same_bytes_is_the_same() {
-    let binary = json(&decode(&["--json", "-"], &record()));
+    let binary = json(&decode(&["--json", "-"], record()));
     let from_hex = json(&decode(&["--json", "-"], hex(&record()).as_bytes()));
     assert_eq!(binary, from_hex);
     let directory = TempDir::new().unwrap();
@@ -175,7 +163,7 @@ fn a_ledger_names_the_frame() {
     for bytes in [serde_json::to_vec(&ledger).unwrap(), ledger.to_bytes()] {
         fs::write(&path, bytes).unwrap();
         let arguments = ["--json", "--ledger", path.to_str().unwrap(), "-"];
-        let report = json(&decode(&arguments, &record()));
+        let report = json(&decode(&arguments, record()));
         let facts = &report["inputs"][0]["items"][0]["parts"][0]["facts"];
         let facts = facts.as_array().unwrap();
         let frame = facts.iter().find(|fact| fact["name"] == "Frame").unwrap();
@@ -188,12 +176,12 @@ fn a_ledger_names_the_frame() {
     fs::write(&path, Ledger::new().to_bytes()).unwrap();
     let healthy = text(&decode(
         &["--ledger", path.to_str().unwrap(), "-"],
-        &record(),
+        record(),
     ));
     assert!(healthy.contains("is not lost by this ledger"), "{healthy}");
 
     fs::write(&path, "no ledger").unwrap();
-    let output = decode(&["--ledger", path.to_str().unwrap(), "-"], &record());
+    let output = decode(&["--ledger", path.to_str().unwrap(), "-"], record());
     assert_eq!(output.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&output.stderr).contains("this is no ledger"));
 }
@@ -275,7 +263,7 @@ fn what_is_unknown_and_what_cannot_be_read_end_differently() {
         "{complaint}"
     );
     // The worst of several inputs counts, and the others are told all the same.
-    let output = decode(&["/nowhere/record", "-"], &record());
+    let output = decode(&["/nowhere/record", "-"], record());
     assert_eq!(output.status.code(), Some(2));
     assert!(text(&output).contains("Multi-bit ECC"));
 }

@@ -2,31 +2,19 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "common/decode.rs"]
+mod decode;
 #[path = "common/documented.rs"]
 mod documented;
 
-use std::io::Write;
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
 
+use decode::decode;
 use pagemend::guest::x86::{MachineCheck, Severity, Vendor, explain};
 use pagemend::{Cause, Gpa, Ledger, Timestamp};
 use serde_json::Value;
 
 const DOCUMENT: &str = include_str!("../../../docs/decode.md");
-
-fn decode(arguments: &[&str], input: &str) -> Output {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_pagemend"))
-        .arg("decode")
-        .args(arguments)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
-    child.wait_with_output().unwrap()
-}
 
 fn text(arguments: &[&str], input: &str) -> String {
     let output = decode(arguments, input);

@@ -34,7 +34,9 @@
 mod binary;
 mod bits;
 mod decode_error;
+mod enforcement;
 mod frame_set;
+mod history;
 mod json;
 mod log;
 mod loss;
@@ -43,7 +45,7 @@ mod recipients;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::BTreeSet, fmt, ops::Range};
+use std::{fmt, ops::Range};
 
 pub use self::{
     decode_error::DecodeError,
@@ -211,73 +213,6 @@ impl Ledger {
         Generation::new(self.log.generations().start)
     }
 
-    /// Notes that the lost frames in `range` can be touched, and that the guest keeps off them.
-    pub fn entrust(&mut self, range: GpaRange) {
-        for run in self.frames.runs_in(frames_of(&range)) {
-            self.entrusted.fill(run);
-        }
-    }
-
-    /// Notes that every touch of the lost frames in `range` faults again.
-    pub fn take_back(&mut self, range: GpaRange) {
-        let Range { start, end } = frames_of(&range);
-        let mut kept = FrameSet::default();
-        for rest in [0..start, end..u64::MAX] {
-            for run in self.entrusted.runs_in(rest) {
-                kept.fill(run);
-            }
-        }
-        self.entrusted = kept;
-    }
-
-    /// Who sees to it that nobody takes the frame that holds `gpa` for memory, or `None` where it is
-    /// not lost.
-    pub fn enforcement(&self, gpa: Gpa) -> Option<Enforcement> {
-        let frame = gpa.get() / FRAME_SIZE;
-        self.contains(gpa).then(|| self.enforcement_of(frame))
-    }
-
-    /// The lost frames in `range` of which every touch faults, in address order, as the fewest
-    /// ranges.
-    pub fn enforced_in(&self, range: &GpaRange) -> impl Iterator<Item = GpaRange> {
-        self.runs_where(range, Enforcement::Host)
-    }
-
-    /// The lost frames in `range` that the guest keeps off by itself, likewise.
-    pub fn entrusted_in(&self, range: &GpaRange) -> impl Iterator<Item = GpaRange> {
-        self.runs_where(range, Enforcement::Guest)
-    }
-
-    fn enforcement_of(&self, frame: u64) -> Enforcement {
-        match self.entrusted.contains(frame) {
-            true => Enforcement::Guest,
-            false => Enforcement::Host,
-        }
-    }
-
-    fn entrusted_frames(&self) -> impl Iterator<Item = u64> {
-        self.entrusted.frames_in(0..u64::MAX)
-    }
-
-    fn runs_where(
-        &self,
-        range: &GpaRange,
-        enforcement: Enforcement,
-    ) -> impl Iterator<Item = GpaRange> {
-        let frames = self.frames.frames_in(frames_of(range));
-        let mut frames = frames
-            .filter(move |frame| self.enforcement_of(*frame) == enforcement)
-            .peekable();
-        std::iter::from_fn(move || {
-            let start = frames.next()?;
-            let mut end = start + 1;
-            while frames.next_if_eq(&end).is_some() {
-                end += 1;
-            }
-            Some(range_of(start..end))
-        })
-    }
-
     /// Forgets all losses, because a reset gave the guest fresh memory. Recipients stay registered
     /// and have nothing to be told. Generations go on: the clear takes one of its own, so that
     /// [`since`](Self::since) an earlier one tells that there was a clear.
@@ -370,71 +305,6 @@ impl Ledger {
             .iter()
             .filter(move |recipient| recipient.knows(generation))
             .map(|recipient| recipient.name.as_str())
-    }
-
-    /// The ledger with this history, which comes from outside and may contradict itself.
-    fn from_history(
-        log: Log,
-        recipients: Vec<Recipient>,
-        entrusted: FrameSet,
-    ) -> Result<Self, DecodeError> {
-        let mut frames = FrameSet::default();
-        for (generation, record) in log.since(0) {
-            let inconsistent = |reason| DecodeError::Inconsistent { generation, reason };
-            if record.frame > u64::MAX / FRAME_SIZE {
-                return Err(inconsistent("a frame outside the address space"));
-            }
-            if Timestamp::from_millis(record.millis).is_none() {
-                return Err(inconsistent("a time that no timestamp can have"));
-            }
-            if !frames.insert(record.frame) {
-                return Err(inconsistent("a frame that is lost twice"));
-            }
-        }
-        let Range { start, end } = log.generations();
-        if !entrusted
-            .frames_in(0..u64::MAX)
-            .all(|frame| frames.contains(frame))
-        {
-            return Err(DecodeError::Inconsistent {
-                generation: end,
-                reason: "a healthy frame that the guest keeps off",
-            });
-        }
-        let mut names = BTreeSet::new();
-        for recipient in &recipients {
-            let inconsistent = |reason| DecodeError::Inconsistent {
-                generation: recipient.cursor,
-                reason,
-            };
-            let Recipient {
-                name,
-                cursor,
-                ahead,
-            } = recipient;
-            if !names.insert(name) {
-                return Err(inconsistent("a recipient that is registered twice"));
-            }
-            if !(start..=end).contains(cursor) {
-                return Err(inconsistent(
-                    "a recipient at a generation that is not there",
-                ));
-            }
-            let from_cursor = || std::iter::once(cursor).chain(ahead);
-            if from_cursor()
-                .zip(ahead)
-                .any(|(before, after)| before >= after)
-                || ahead.last().is_some_and(|last| *last >= end)
-            {
-                return Err(inconsistent("a recipient that was told what is not there"));
-            }
-        }
-        Ok(Self {
-            frames,
-            log,
-            recipients,
-            entrusted,
-        })
     }
 }
 

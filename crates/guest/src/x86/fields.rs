@@ -290,6 +290,22 @@ mod tests {
         }
 
         #[test]
+        fn no_other_bit_has_a_say_in_what_an_address_is(status: u64, misc: u64) {
+            let mode = |vendor, status, misc| {
+                let record = MachineCheck { bank: 0, status, addr: 0, misc, mcg_status: 0 };
+                AddressMode::of(vendor, &record)
+            };
+            let has_address = MCI_STATUS_VAL | MCI_STATUS_ADDRV;
+            for vendor in [Vendor::Intel, Vendor::Amd] {
+                let said = mode(vendor, status, misc);
+                prop_assert_eq!(said.is_some(), status & has_address == has_address);
+                let status = status & (has_address | MCI_STATUS_MISCV);
+                let misc = misc & 7 << MCI_MISC_ADDR_MODE_SHIFT;
+                prop_assert_eq!(said, mode(vendor, status, misc));
+            }
+        }
+
+        #[test]
         fn what_was_corrected_was_counted(count in 0u64..0x8000, uncorrected: bool) {
             let uc = if uncorrected { MCI_STATUS_UC } else { 0 };
             let record = MachineCheck {

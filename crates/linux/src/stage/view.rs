@@ -12,7 +12,8 @@ use std::sync::Arc;
 use pagemend_core::address::{HvaRange, PageSize};
 use pagemend_core::plan::Reason;
 
-use super::{Part, Stage, gaps, overlap};
+use super::marks::{gaps, overlap};
+use super::{Part, Stage};
 use crate::files::{Files, Kind};
 use crate::mapping::{FileView, Mapping, advise, collapse};
 use crate::uffd::Uffd;
