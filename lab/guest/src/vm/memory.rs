@@ -108,7 +108,7 @@ fn poisoned(frame: u64) -> Result<bool> {
     Ok(false)
 }
 
-/// The start of `len` bytes of shared writable mappings side by side.
+/// The start of `len` bytes of shared writable mappings of files side by side. Next to them may lie what is shared with the kernel, as a vCPU's page of registers is.
 fn shared_range(maps: &str, len: u64) -> Option<u64> {
     let mut whole: Option<(u64, u64)> = None;
     let mut ranges = Vec::new();
@@ -119,7 +119,7 @@ fn shared_range(maps: &str, len: u64) -> Option<u64> {
             u64::from_str_radix(from, 16).ok()?,
             u64::from_str_radix(to, 16).ok()?,
         );
-        if words.next()? != "rw-s" {
+        if words.next()? != "rw-s" || line.contains("anon_inode:") {
             ranges.extend(whole.take());
             continue;
         }
@@ -148,9 +148,12 @@ mod tests {
                     2000-4000 rw-s 0 00:01 7 /memfd:guest\n\
                     4000-6000 rw-s 0 00:01 8 /memfd:guest\n\
                     6000-7000 r--p 0 00:00 0\n\
-                    9000-a000 rw-s 0 00:00 0\n";
+                    8000-9000 rw-s 0 00:0e 3 anon_inode:kvm-vcpu:0\n\
+                    9000-a000 rw-s 0 00:01 9 /memfd:guest\n\
+                    a000-b000 rw-s 0 00:0e 3 anon_inode:kvm-vcpu:1\n";
         assert_eq!(shared_range(maps, 0x4000), Some(0x2000));
         assert_eq!(shared_range(maps, 0x1000), Some(0x9000));
         assert_eq!(shared_range(maps, 0x2000), None);
+        assert_eq!(shared_range(maps, 0x3000), None);
     }
 }
