@@ -3,6 +3,8 @@
 //! The document is written by a run and by nothing else, so that each number in it has the command
 //! beside it that produced it.
 
+mod limits;
+
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,6 +12,7 @@ use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
+use serde_json::Value;
 
 /// Arguments of `cargo xtask bench`.
 #[derive(Args)]
@@ -138,18 +141,24 @@ struct Measured<'a> {
     section: &'a Section,
     machine: String,
     table: String,
+    /// The same as JSON.
+    report: Value,
 }
 
 fn measured<'a>(program: &Path, section: &'a Section) -> Result<Measured<'a>> {
+    let saved = program.with_file_name("pagemend-bench.json");
     let output = Command::new(program)
         .arg("bench")
         .args(section.arguments.split(' '))
+        .arg("--save")
+        .arg(&saved)
         .stderr(std::process::Stdio::inherit())
         .output()
         .with_context(|| format!("running {}", program.display()))?;
     if !output.status.success() {
         bail!("`pagemend bench {}` has not measured", section.arguments);
     }
+    let report = fs::read(&saved).with_context(|| format!("reading {}", saved.display()))?;
     let text = String::from_utf8(output.stdout).context("what it printed is no text")?;
     let (machine, table) = text
         .split_once("\n\n")
@@ -158,6 +167,7 @@ fn measured<'a>(program: &Path, section: &'a Section) -> Result<Measured<'a>> {
         section,
         machine: machine.to_owned(),
         table: table.trim_end().to_owned(),
+        report: serde_json::from_slice(&report).context("what it saved is no JSON")?,
     })
 }
 
@@ -183,6 +193,8 @@ fn document(sections: &[Measured<'_>]) -> Result<String> {
             section.arguments
         )?;
     }
+    let reports: Vec<Value> = sections.iter().map(|it| it.report.clone()).collect();
+    text.push_str(&limits::section(&reports)?);
     Ok(text)
 }
 
@@ -196,6 +208,7 @@ mod tests {
             section,
             machine: "a machine".to_owned(),
             table: format!("numbers of {}", section.title),
+            report: serde_json::json!({"schema": "pagemend.bench.none/1"}),
         };
         let sections: Vec<_> = SECTIONS.iter().map(measured).collect();
         let text = document(&sections).unwrap();

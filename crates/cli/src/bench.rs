@@ -15,6 +15,7 @@ mod room;
 mod salvage;
 mod spread;
 mod table;
+mod warm;
 
 use std::io;
 use std::process::ExitCode;

@@ -9,6 +9,8 @@ use std::fs;
 use std::process::{Command, Output};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use pagemend::PageSize;
+use pagemend::probe::Pool;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
@@ -120,6 +122,9 @@ fn a_blackout_is_measured_for_each_method_next_to_a_copy_and_to_guests_without_a
         plausible(&mended["told"]);
         plausible(&mended["completed"]);
         assert_eq!(mended["split"], Value::Null);
+        consists_of_its_parts(mended);
+        // It comes back at once.
+        assert_eq!(mended["stream"], Value::Null);
         // Each failed page is small pages around its lost frame, and nothing of it is gone.
         let after = mended["pages_after"].as_array().unwrap().iter();
         let bytes: u64 = after.map(|piece| piece["bytes"].as_u64().unwrap()).sum();
@@ -127,6 +132,7 @@ fn a_blackout_is_measured_for_each_method_next_to_a_copy_and_to_guests_without_a
     }
     let rfc = of(&report, "method", "rfc")[0];
     assert_eq!(rfc["told"], Value::Null);
+    assert_eq!(rfc["waits"].as_array().unwrap().len(), 0);
     assert_eq!(number(&rfc["touched_ratio_to_rfc"]), 1.0);
     plausible(&rfc["split"]);
     match report["many"].as_array().unwrap().as_slice() {
@@ -155,6 +161,45 @@ fn a_blackout_is_measured_for_each_method_next_to_a_copy_and_to_guests_without_a
         cases
             .iter()
             .all(|case| healthy < number(&case["touched"]["p50_us"]))
+    );
+}
+
+/// The parts of the wait at a percentile are all of it.
+fn consists_of_its_parts(case: &Value) {
+    let waits = case["waits"].as_array().unwrap();
+    for (wait, percentile) in waits.iter().zip(["p50_us", "p99_us"]) {
+        let parts = [
+            "signals", "telling", "cover", "memory", "reading", "placing",
+        ];
+        let parts = parts.map(|part| number(&wait[format!("{part}_us")]));
+        assert!(parts.iter().all(|micros| *micros >= 0.0), "{wait}");
+        let [whole, waited] = [parts.iter().sum(), number(&case["touched"][percentile])];
+        assert!((whole - waited).abs() < 0.01 * waited, "{whole}: {case}");
+    }
+    assert_eq!(waits.len(), 2);
+}
+
+#[test]
+fn a_page_that_comes_back_in_the_background_is_measured_to_its_end() {
+    let free = |size| Pool::of(size).map_or(0, |pool| pool.spare());
+    if free(PageSize::SIZE_1G) < 2 || free(PageSize::SIZE_2M) < 700 || !has_kvm() {
+        return;
+    }
+    let _alone = alone();
+    let arguments = "blackout --page-size 1G --samples 1 --at-once 0 --method on-demand";
+    let report = measured(arguments);
+    let case = &report["cases"][0];
+    consists_of_its_parts(case);
+    assert_eq!(case["mended_from_pool"], true);
+    let stream = ["memory", "reading", "placing", "other"];
+    let stream = stream.map(|part| number(&case["stream"][format!("{part}_us")]));
+    // One stretch was touched first, and one may have been touched for the guest to be told.
+    let background: f64 = stream.iter().sum::<f64>() * 510.0;
+    let completed = number(&case["completed"]["p50_us"]);
+    assert!(background < completed && completed > number(&case["touched"]["p50_us"]));
+    assert!(
+        stream[0] > 0.0 && stream[1] > 0.0 && stream[2] > 0.0,
+        "{case}"
     );
 }
 
@@ -264,16 +309,21 @@ fn guarded_access_is_measured_next_to_a_plain_copy() {
 }
 
 #[test]
-fn a_table_and_a_picture_say_the_same_as_the_json() {
+fn a_table_a_picture_and_a_file_say_the_same_as_the_json() {
     let directory = tempfile::tempdir().unwrap();
-    let picture = directory.path().join("guard.svg");
+    let [picture, saved] = ["guard.svg", "guard.json"].map(|name| directory.path().join(name));
     let output = bench("guard --rounds 1")
+        .arg("--save")
+        .arg(&saved)
         .arg("--svg")
         .arg(&picture)
         .output()
         .unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
     let drawn = fs::read_to_string(picture).unwrap();
+    let saved: Value = serde_json::from_slice(&fs::read(saved).unwrap()).unwrap();
+    assert_eq!(saved["schema"], "pagemend.bench.guard/1");
+    assert_eq!(saved["rounds"], 1);
     for size in ["64 bytes", "512 bytes", "4 KiB", "64 KiB", "2 MiB"] {
         assert!(text.contains(size), "{text}");
         assert!(drawn.contains(&format!("read of {size}")), "{drawn}");
@@ -314,8 +364,9 @@ fn an_interrupted_benchmark_gives_the_pool_back() {
     }
     let _alone = alone();
     let before = huge_pages("nr_hugepages");
-    // More than is free, so that the pool has to grow, and long enough to be interrupted.
-    let mib = huge_pages("free_hugepages").unwrap_or(0) * 2 + 64;
+    // Four cases: a little more than is free, so that the pool has to grow, and long enough to be
+    // interrupted.
+    let mib = huge_pages("free_hugepages").unwrap_or(0) / 4 * 2 + 64;
     let mut child = bench(&format!(
         "memcycler --page-size 2M --memory {mib}M --hit 1 --turn 60000 --json"
     ))

@@ -86,6 +86,8 @@ pub enum Step {
         reasons: Vec<Reason>,
         /// Bytes of the page that are still to come.
         left_bytes: u64,
+        /// What it took.
+        took: FillTimes,
     },
     /// All of a page that is mended on demand has been filled, or told lost.
     Complete {
@@ -174,6 +176,19 @@ pub enum Step {
         /// From the fault's arrival, in nanoseconds.
         total_ns: u64,
     },
+}
+
+/// What the steps took in which a part of a page came back, in nanoseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct FillTimes {
+    /// Getting new memory.
+    pub stage_ns: u64,
+    /// Reading the bytes into it.
+    pub salvage_ns: u64,
+    /// Making the guest's view of it, with the lost frames marked.
+    pub poison_ns: u64,
+    /// Putting it in place.
+    pub swap_ns: u64,
 }
 
 /// What has happened since the start, in numbers.

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use pagemend_core::address::{Gpa, GpaRange, PageSize};
-use pagemend_core::event::{Event, SCHEMA, Step, Totals};
+use pagemend_core::event::{Event, FillTimes, SCHEMA, Step, Totals};
 use pagemend_core::fault::Verdict;
 use pagemend_core::ledger::Cause;
 use pagemend_core::map::{Backing, FileId, Segment, Source};
@@ -87,6 +87,12 @@ fn steps() -> Vec<Step> {
             segments: vec![segment],
             reasons: vec![],
             left_bytes: 0,
+            took: FillTimes {
+                stage_ns: 25_000,
+                salvage_ns: 36_000,
+                poison_ns: 12_000,
+                swap_ns: 5_000,
+            },
         },
         Step::Complete {
             recovered_bytes: (2 << 20) - 4096,
@@ -197,7 +203,12 @@ fn every_field_of_every_step_is_documented_and_no_other() {
 }
 
 #[test]
-fn every_field_of_ranges_and_segments_is_documented() {
+fn every_field_of_ranges_segments_and_fill_times_is_documented() {
+    let fill = events().into_iter().find_map(|event| match event.step {
+        Step::Fill { took, .. } => Some(serde_json::to_value(took).unwrap()),
+        _ => None,
+    });
+    assert_eq!(keys(&fill.expect("it is a step")), documented("Fill times"));
     let swap = serde_json::to_value(&events()[6]).unwrap();
     let segment = &swap["segments"][0];
     assert_eq!(keys(&swap["page"]), documented("Range"));

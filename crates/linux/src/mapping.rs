@@ -66,15 +66,39 @@ impl Mapping {
 
     /// Maps part of a file, shared and without a reservation, readable and writable.
     pub(crate) fn map(&self, file: impl AsFd, view: FileView) -> io::Result<()> {
-        self.map_with(libc::MAP_SHARED, file, view)
+        let at = self.map_with(libc::PROT_NONE, libc::MAP_SHARED, file, view)?;
+        self.allow(at, view.len)
     }
 
     /// The same, private.
     pub(crate) fn map_private(&self, file: impl AsFd, view: FileView) -> io::Result<()> {
-        self.map_with(libc::MAP_PRIVATE, file, view)
+        let at = self.map_with(libc::PROT_NONE, libc::MAP_PRIVATE, file, view)?;
+        self.allow(at, view.len)
     }
 
-    fn map_with(&self, sharing: libc::c_int, file: impl AsFd, view: FileView) -> io::Result<()> {
+    /// Maps part of a file, shared and without a reservation, for settings that come before memory:
+    /// it cannot be accessed.
+    pub(crate) fn map_closed(&self, file: impl AsFd, view: FileView) -> io::Result<()> {
+        self.map_with(libc::PROT_NONE, libc::MAP_SHARED, file, view)
+            .map(drop)
+    }
+
+    /// As [`map`](Self::map), for what the file has pages for that are not to be marked: without a
+    /// change of access, for which the kernel interrupts every processor that runs a thread of the
+    /// process if the pages are huge.
+    pub(crate) fn map_present(&self, file: impl AsFd, view: FileView) -> io::Result<()> {
+        let access = libc::PROT_READ | libc::PROT_WRITE;
+        self.map_with(access, libc::MAP_SHARED, file, view)
+            .map(drop)
+    }
+
+    fn map_with(
+        &self,
+        access: libc::c_int,
+        sharing: libc::c_int,
+        file: impl AsFd,
+        view: FileView,
+    ) -> io::Result<*mut libc::c_void> {
         assert!(view.at + view.len <= self.len as u64);
         let at = (self.base as u64 + view.at) as *mut libc::c_void;
         // SAFETY: MAP_FIXED inside our own range, which has no Rust references into it.
@@ -82,20 +106,24 @@ impl Mapping {
             libc::mmap(
                 at,
                 view.len as usize,
-                libc::PROT_NONE,
+                access,
                 sharing | libc::MAP_FIXED | libc::MAP_NORESERVE,
                 file.as_fd().as_raw_fd(),
                 view.offset as libc::off_t,
             )
         };
-        if mapped == libc::MAP_FAILED {
-            return Err(io::Error::last_os_error());
+        match mapped {
+            libc::MAP_FAILED => Err(io::Error::last_os_error()),
+            _ => Ok(at),
         }
-        // Only now: after mlockall(MCL_FUTURE), mmap gets pages for all that can be accessed, and
-        // pages that are there cannot be marked.
+    }
+
+    /// Lets what was mapped at `at` be accessed. Only then: after mlockall(MCL_FUTURE), mmap gets
+    /// pages for all that can be accessed, and pages that are there cannot be marked.
+    fn allow(&self, at: *mut libc::c_void, len: u64) -> io::Result<()> {
         let access = libc::PROT_READ | libc::PROT_WRITE;
         // SAFETY: the range that was mapped just now.
-        match unsafe { libc::mprotect(at, view.len as usize, access) } {
+        match unsafe { libc::mprotect(at, len as usize, access) } {
             0 => Ok(()),
             _ => Err(io::Error::last_os_error()),
         }

@@ -12,6 +12,7 @@ use pagemend_core::address::{Hva, PageSize};
 use rustix::fs::{MemfdFlags, Mode, OFlags};
 
 use crate::files::{huge_tmpfs, hugetlb_memfd};
+use crate::guard::try_copy;
 use crate::mapping::{Mapping, advise};
 use crate::probe::Pool;
 
@@ -198,6 +199,23 @@ impl GuestMemory {
         unsafe { std::slice::from_raw_parts(self.as_ptr().cast(), self.len() as usize / 8) }
     }
 
+    /// Copies `len` bytes from one offset to another as a guest would: waiting where a page has failed
+    /// until it is mended.
+    ///
+    /// # Errors
+    ///
+    /// A range outside of the memory, and one that meets a lost frame.
+    pub fn copy_within(&self, from: u64, to: u64, len: u64) -> io::Result<()> {
+        let inside = |at: u64| at.checked_add(len).is_some_and(|end| end <= self.len());
+        if !inside(from) || !inside(to) {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let [from, to] = [from, to].map(|at| self.mapping.at(at));
+        // SAFETY: mapped for as long as `self` is there, and of Rust references there are only those
+        // to atomics, behind whose interior mutability the bytes may change.
+        unsafe { try_copy(to, from, len as usize) }.map_err(io::Error::other)
+    }
+
     /// The address of the first byte.
     pub fn hva(&self) -> Hva {
         self.mapping.hva()
@@ -288,6 +306,23 @@ mod tests {
     use std::sync::atomic::Ordering::Relaxed;
 
     use super::*;
+
+    #[test]
+    fn a_copy_is_of_what_was_asked_for_and_stays_inside() {
+        let memory = GuestMemory::new(MemoryKind::Shmem, 2 << 12).unwrap();
+        for (number, word) in memory.words().iter().enumerate() {
+            word.store(number as u64, Relaxed);
+        }
+        memory.copy_within(8, 4096, 16).unwrap();
+        let words: Vec<u64> = memory.words()[510..516]
+            .iter()
+            .map(|word| word.load(Relaxed))
+            .collect();
+        assert_eq!(words, [510, 511, 1, 2, 514, 515]);
+        for (from, to, len) in [(0, 4096, 4097), (4096, 0, 4097), (8, 0, u64::MAX)] {
+            assert!(memory.copy_within(from, to, len).is_err(), "{len}");
+        }
+    }
 
     #[test]
     fn its_words_are_its_bytes() {

@@ -4,6 +4,7 @@
 mod at_once;
 mod cases;
 mod copies;
+mod parts;
 mod report;
 mod sample;
 
@@ -92,12 +93,13 @@ impl Blackout {
             other: copies::BYTES,
         };
         buffers.get()?;
-        let mut copies = Copies::new();
+        let mut copies = Copies::new()?;
         let mut methods = self.method.clone();
         methods.dedup();
         let mut report = BlackoutReport::default();
         for (pages, pool) in self.sizes(&mut report.skipped)? {
             let shape = self.shape(pages);
+            let stock = shape.stock();
             let rounds = self.samples(pages).div_ceil(shape.pages);
             let progress = Progress::new(shape.what(), rounds * (methods.len() as u64 + 1));
             // The one without an error is a case like the others, and the first.
@@ -113,13 +115,17 @@ impl Blackout {
                         return Err(BenchError::Interrupted);
                     }
                     let (method, samples) = &mut cases[(turn + round as usize) % count];
-                    samples.add(sample::take(*method, &shape, &mut random)?);
-                    copies.take();
+                    stock.warm()?;
+                    samples.add(sample::take(*method, &shape, &mut copies, &mut random)?);
                     progress.advance();
                 }
             }
-            report.measured.push(Measured { shape, cases });
-            drop(pool);
+            report.measured.push(Measured {
+                shape,
+                cases,
+                from_pool: stock.is_pool(),
+            });
+            drop((stock, pool));
             if self.at_once > 0 && methods.contains(&Method::OnDemand) {
                 match self.at_once(pages, &mut random) {
                     Ok(at_once) => report.at_once.push((pages, at_once)),

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Args;
@@ -23,6 +23,9 @@ pub(super) struct Output {
     /// Print JSON instead of tables; docs/bench.md describes it.
     #[arg(long)]
     json: bool,
+    /// Also write the JSON to a file.
+    #[arg(long, value_name = "FILE")]
+    save: Option<PathBuf>,
     /// Also draw it.
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
@@ -77,21 +80,22 @@ pub(super) fn conclude<R: Report>(
 
 impl Output {
     fn show<R: Report>(&self, machine: &Machine, report: &R) -> io::Result<()> {
+        let whole = Whole {
+            schema: R::SCHEMA,
+            version: env!("CARGO_PKG_VERSION"),
+            machine,
+            report,
+        };
+        let json = serde_json::to_string_pretty(&whole)?;
+        if let Some(file) = &self.save {
+            write(file, &json)?;
+        }
         if let Some(file) = &self.svg {
-            fs::write(file, report.plot().draw()).map_err(|error| {
-                io::Error::new(error.kind(), format!("{}: {error}", file.display()))
-            })?;
+            write(file, &report.plot().draw())?;
         }
         let mut out = anstream::stdout().lock();
         if self.json {
-            let whole = Whole {
-                schema: R::SCHEMA,
-                version: env!("CARGO_PKG_VERSION"),
-                machine,
-                report,
-            };
-            serde_json::to_writer_pretty(&mut out, &whole)?;
-            writeln!(out)?;
+            writeln!(out, "{json}")?;
         } else {
             writeln!(out, "{machine}")?;
             writeln!(out)?;
@@ -99,4 +103,9 @@ impl Output {
         }
         out.flush()
     }
+}
+
+fn write(file: &Path, text: &str) -> io::Result<()> {
+    fs::write(file, text)
+        .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", file.display())))
 }

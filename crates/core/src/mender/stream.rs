@@ -14,7 +14,7 @@ use std::collections::BTreeSet;
 use super::replace::Salvage;
 use super::{Job, Mender, Trail, failed};
 use crate::address::{Gpa, GpaRange, Hva, PageSize};
-use crate::event::Step;
+use crate::event::{FillTimes, Step};
 use crate::host::{Host, Target};
 use crate::ledger::Cause;
 use crate::plan::Reason;
@@ -276,8 +276,10 @@ impl<H: Host> Mender<H> {
         target: &Target,
         touched: bool,
     ) -> Result<(Step, Vec<GpaRange>), Reason> {
+        let mut mark = self.host.now();
         let staged = self.host.stage(target);
         let mut stage = staged.map_err(|error| failed("stage", &error))?;
+        let stage_ns = self.since(&mut mark);
         let Salvage {
             recovered_bytes,
             lost,
@@ -285,8 +287,10 @@ impl<H: Host> Mender<H> {
         if recovered_bytes == 0 {
             return Err(Reason::NothingSalvaged);
         }
+        let salvage_ns = self.since(&mut mark);
         let poisoned = self.host.poison(&mut stage, &lost);
         poisoned.map_err(|error| failed("poison", &error))?;
+        let poison_ns = self.since(&mut mark);
         let swapped = self.put_in_place(target.page, stage)?;
         let step = Step::Fill {
             part: target.page,
@@ -296,8 +300,20 @@ impl<H: Host> Mender<H> {
             segments: swapped.segments,
             reasons: swapped.reasons,
             left_bytes: 0,
+            took: FillTimes {
+                stage_ns,
+                salvage_ns,
+                poison_ns,
+                swap_ns: self.since(&mut mark),
+            },
         };
         Ok((step, lost))
+    }
+
+    /// Nanoseconds since `mark`, which becomes now.
+    fn since(&self, mark: &mut Timestamp) -> u64 {
+        let now = self.host.now();
+        now.since(std::mem::replace(mark, now))
     }
 }
 

@@ -113,6 +113,11 @@ fn work(shared: &Shared, notices: &Notices) {
             return;
         }
         let more_faults = handled == FAULTS_AT_A_TIME;
+        if handled > 0 {
+            // Who was answered may have no other processor to go on with, and would wait until this
+            // thread has used up its turn.
+            std::thread::yield_now();
+        }
         handled = 0;
         if engine(shared).step() || more_faults {
             continue;

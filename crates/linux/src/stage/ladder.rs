@@ -90,6 +90,14 @@ impl Stage {
         if let Some(part) = self.parts.last_mut() {
             part.len = got;
         }
+        let extent = &self.extents[index];
+        let offset = extent.source().offset + offset;
+        let view = FileView {
+            at,
+            len: got,
+            offset,
+        };
+        self.fill().map_present(extent.fd(), view)?;
         Ok(got)
     }
 
@@ -104,10 +112,15 @@ impl Stage {
     ) -> io::Result<()> {
         let (extent, into) = self.extent(files, kind, (at, len))?;
         let offset = extent.source().offset + into;
-        self.fill.map(extent.fd(), FileView { at, len, offset })?;
+        let view = FileView { at, len, offset };
+        match kind {
+            // It can be accessed once there are pages.
+            Kind::Hugetlb(_) => self.fill().map_closed(extent.fd(), view)?,
+            Kind::Shmem => self.fill().map(extent.fd(), view)?,
+        }
         if let Some(policy) = policy {
             let start = self
-                .fill
+                .fill()
                 .hva()
                 .checked_add(at)
                 .expect("it lies in the view");

@@ -92,7 +92,7 @@ impl Stage {
                 let wrote = unsafe {
                     libc::pwrite(
                         file.as_raw_fd(),
-                        self.fill.at(at + done).cast(),
+                        self.fill().at(at + done).cast(),
                         (len - done) as usize,
                         (base + (at + done - stretch.0)) as libc::off_t,
                     )

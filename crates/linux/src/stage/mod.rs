@@ -4,7 +4,8 @@
 //! It has two views of the same files. Salvage fills the first, which is plain memory to it. The
 //! second is what becomes the guest's: healthy frames mapped, lost frames marked, settings
 //! applied, all before it moves to the guest's addresses. So no thread sees it half done, and
-//! nothing has to be undone when a step fails.
+//! nothing has to be undone when a step fails. Where there is nothing to mark, in pages of a pool,
+//! one view is enough.
 
 mod ladder;
 mod marks;
@@ -51,7 +52,8 @@ pub(crate) struct Stage {
     plot: Option<Plot>,
     /// How far the bounce buffer holds what was read for this stage; none where nothing is in it.
     pub(crate) bounced: Option<u64>,
-    fill: Mapping,
+    /// Where it is filled, until that becomes the guest's; none where nothing is.
+    fill: Option<Mapping>,
     extents: Vec<Extent>,
     /// In order, covering the page.
     parts: Vec<Part>,
@@ -72,8 +74,14 @@ impl Stage {
         policy: Option<NumaPolicy>,
         plot: Option<Plot>,
     ) -> io::Result<Self> {
-        let mut stage = Self::empty(target, settings)?;
-        stage.plot = plot;
+        // What is no page of its own is a run of 2 MiB stretches.
+        let size = PageSize::from_bytes(target.page.len()).unwrap_or(PageSize::SIZE_2M);
+        let fill = Mapping::reserve(target.page.len(), size)?;
+        let mut stage = Self {
+            plot,
+            fill: Some(fill),
+            ..Self::empty(target, settings)
+        };
         stage.climb_down(files, policy)?;
         Ok(stage)
     }
@@ -84,7 +92,7 @@ impl Stage {
         target: Target,
         settings: Settings,
     ) -> io::Result<Self> {
-        let mut stage = Self::empty(target, settings)?;
+        let mut stage = Self::empty(target, settings);
         for segment in &stage.target.segments {
             let source = segment.source.ok_or(io::ErrorKind::NotFound)?;
             let len = segment.gpa.len();
@@ -120,21 +128,24 @@ impl Stage {
         }
     }
 
-    fn empty(target: Target, settings: Settings) -> io::Result<Self> {
-        // What is no page of its own is a run of 2 MiB stretches.
-        let size = PageSize::from_bytes(target.page.len()).unwrap_or(PageSize::SIZE_2M);
-        Ok(Self {
-            fill: Mapping::reserve(target.page.len(), size)?,
+    fn empty(target: Target, settings: Settings) -> Self {
+        Self {
             target,
             settings,
             plot: None,
             bounced: None,
+            fill: None,
             extents: vec![],
             parts: vec![],
             reasons: vec![],
             lost: vec![],
             views: vec![],
-        })
+        }
+    }
+
+    fn fill(&self) -> &Mapping {
+        let fill = self.fill.as_ref();
+        fill.expect("new memory is filled before its views are made")
     }
 
     pub(crate) fn target(&self) -> &Target {
@@ -143,7 +154,7 @@ impl Stage {
 
     /// Where salvage puts the byte at `offset` of the page.
     pub(crate) fn fill_at(&self, offset: u64) -> *mut u8 {
-        self.fill.at(offset)
+        self.fill().at(offset)
     }
 
     /// Whether its memory can be written through its file: that of hugetlb pools cannot.

@@ -44,6 +44,16 @@ impl Stage {
         lost: Option<&[(u64, u64)]>,
     ) -> io::Result<()> {
         let page = self.target.page.len();
+        if let [part] = self.parts[..]
+            && part.kind != Kind::Shmem
+            && let Some(mapping) = self.fill.take()
+        {
+            // Nothing in it can be marked: where it was filled it is complete.
+            let view = View { at: 0, mapping };
+            self.finish(&view, 0..1, uffd, lost)?;
+            self.views.push(view);
+            return Ok(());
+        }
         let mut index = 0;
         while index < self.parts.len() {
             let first = self.parts[index];
@@ -83,7 +93,11 @@ impl Stage {
         let mapping = Mapping::reserve(len, alignment)?;
         let offset = extent.source().offset + first.offset;
         let view = FileView { at: 0, len, offset };
-        mapping.map(extent.fd(), view)?;
+        match first.kind {
+            // Its pages are there, and none is marked.
+            Kind::Hugetlb(_) => mapping.map_present(extent.fd(), view)?,
+            Kind::Shmem => mapping.map(extent.fd(), view)?,
+        }
         Ok(View {
             at: first.at,
             mapping,

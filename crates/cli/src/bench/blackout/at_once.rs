@@ -15,6 +15,7 @@ use super::sample::{VCPUS, check, config, fill, own, run};
 use crate::bench::error::BenchError;
 use crate::bench::huge::HugePages;
 use crate::bench::room::Room;
+use crate::bench::warm::Stock;
 
 /// Guest memory that the errors are in, in bytes.
 pub(super) const BYTES: u64 = 4 << 30;
@@ -31,11 +32,14 @@ pub(super) struct AtOnce {
     pub(super) lost_frames: u64,
 }
 
-/// What the guest takes, and what its pages are replaced with.
+/// What the guest takes, and what its pages are replaced with, from a pool and not.
 pub(super) fn room(huge: HugePages) -> Room {
     Room {
         guest: Some((huge.size(), own(huge) + BYTES)),
-        other: BYTES,
+        other: match huge {
+            HugePages::Two => BYTES,
+            HugePages::Gigantic => 2 * BYTES,
+        },
     }
 }
 
@@ -53,12 +57,14 @@ pub(super) fn take(
     errors: u64,
     random: &mut Rand64,
 ) -> Result<AtOnce, BenchError> {
+    let stock = Stock::get(huge, BYTES.min(errors * huge.bytes()));
     let vm = Vm::new(config(Some(Method::OnDemand), huge, own(huge) + BYTES))?;
     let ranges = failing(&vm, huge);
+    let hits = choose(&ranges, huge, errors, random);
+    stock.warm()?;
     for range in &ranges {
         fill(&vm, *range)?;
     }
-    let hits = choose(&ranges, huge, errors, random);
     let (first, second) = hits.words.split_at(errors as usize);
     touch::set(vm.ram(), VCPUS, Some(0), first)?;
     let emulated = vm.pagemend().emulated_errors();
@@ -79,7 +85,6 @@ pub(super) fn take(
     })?;
     let touches = touch::touches(vm.ram(), first.len())?;
     check(&touches, first.len())?;
-    vm.pagemend().settle();
     let khz = f64::from(vm.tsc_khz());
     let micros = |ticks: u64| ticks as f64 / khz * 1e3;
     Ok(AtOnce {

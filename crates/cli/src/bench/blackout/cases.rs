@@ -1,5 +1,6 @@
 //! What one case has come to.
 
+use super::parts::{Stream, Wait};
 use crate::bench::pieces::Piece;
 
 /// All in microseconds.
@@ -15,6 +16,9 @@ pub(super) struct Samples {
     pub(super) splitting: Vec<f64>,
     /// From the fault until all of the page was there again.
     pub(super) completed: Vec<f64>,
+    /// What the waits consisted of, and the coming back of pages.
+    pub(super) waits: Vec<Wait>,
+    pub(super) streams: Vec<Stream>,
     /// What the pages that failed consist of afterwards, in one guest.
     pub(super) pieces: Vec<Piece>,
 }
@@ -26,6 +30,8 @@ impl Samples {
         self.told.extend(other.told);
         self.splitting.extend(other.splitting);
         self.completed.extend(other.completed);
+        self.waits.extend(other.waits);
+        self.streams.extend(other.streams);
         self.pieces = other.pieces;
     }
 }

@@ -1,46 +1,64 @@
-//! What waits are compared with: a copy of 2 MiB, which is what a mend cannot do without.
+//! What waits are compared with: a copy of 2 MiB, which is what a mend cannot do without. Between
+//! huge pages, as a mend's, and of memory that was last used when the memory was that it takes.
 
-use std::hint::black_box;
 use std::time::Instant;
 
-use super::super::spread::Times;
+use pagemend::{GuestMemory, MemoryKind, PageSize};
 
-const PIECE: usize = 2 << 20;
-/// So many that the caches have none of a piece any more when its turn comes again.
-const PIECES: usize = 48;
+use crate::bench::error::BenchError;
+use crate::bench::spread::Times;
+use crate::bench::warm;
+use crate::pool::GrownPool;
+
+const PIECE: u64 = 2 << 20;
+/// So many that the caches next to a processor have none of a piece any more when its turn comes.
+const PIECES: u64 = 48;
 /// Copies each time that they have their turn.
 const AT_ONCE: usize = 8;
 /// Bytes of memory that they take.
-pub(super) const BYTES: u64 = 2 * (PIECES * PIECE) as u64;
+pub(super) const BYTES: u64 = 2 * PIECES * PIECE;
 
-/// Buffers in ordinary memory, and how long copies between them took.
+/// Memory to copy in, and how long copies took.
 pub(super) struct Copies {
-    from: Vec<u8>,
-    to: Vec<u8>,
-    next: usize,
+    /// Pieces, and behind them as many to copy them to.
+    memory: GuestMemory,
+    next: u64,
     micros: Vec<f64>,
+    _pool: Option<GrownPool>,
 }
 
 impl Copies {
-    pub(super) fn new() -> Self {
-        Self {
-            from: vec![1; PIECES * PIECE],
-            to: vec![2; PIECES * PIECE],
+    /// In pages of the pool; in transparent huge pages where it has too few.
+    pub(super) fn new() -> Result<Self, BenchError> {
+        let pool = GrownPool::with_spare(PageSize::SIZE_2M, BYTES / PIECE).ok();
+        let kind = match pool {
+            Some(_) => MemoryKind::Hugetlb(PageSize::SIZE_2M),
+            None => MemoryKind::ShmemThp,
+        };
+        Ok(Self {
+            memory: GuestMemory::new(kind, BYTES)?,
             next: 0,
             micros: vec![],
-        }
+            _pool: pool,
+        })
     }
 
-    /// Copies some pieces, each into memory that is there already but in no cache.
-    pub(super) fn take(&mut self) {
+    /// Uses all of it.
+    pub(super) fn warm(&self) {
+        warm::touch(&self.memory);
+    }
+
+    /// Copies some pieces.
+    pub(super) fn take(&mut self) -> Result<(), BenchError> {
         for _ in 0..AT_ONCE {
-            let piece = self.next * PIECE..(self.next + 1) * PIECE;
+            let from = self.next * PIECE;
             self.next = (self.next + 1) % PIECES;
-            let (from, to) = (&self.from[piece.clone()], &mut self.to[piece]);
             let start = Instant::now();
-            black_box(&mut *to).copy_from_slice(black_box(from));
+            let copied = self.memory.copy_within(from, from + BYTES / 2, PIECE);
             self.micros.push(start.elapsed().as_secs_f64() * 1e6);
+            copied.map_err(BenchError::system("copying between huge pages"))?;
         }
+        Ok(())
     }
 
     pub(super) fn times(self) -> Option<Times> {

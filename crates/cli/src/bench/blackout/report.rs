@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::Method;
 use super::at_once::{self, AtOnce};
 use super::cases::Samples;
+use super::parts::{Stream, WaitAt};
 use super::sample::Shape;
 use crate::bench::huge::HugePages;
 use crate::bench::output::Report;
@@ -27,6 +28,8 @@ pub(super) struct Skipped {
 pub(super) struct Measured {
     pub(super) shape: Shape,
     pub(super) cases: Vec<(Option<Method>, Samples)>,
+    /// Whether mends take pages of a pool.
+    pub(super) from_pool: bool,
 }
 
 #[derive(Default, Serialize)]
@@ -59,6 +62,9 @@ struct Case {
     completed: Option<Times>,
     /// Of the rate at which a page came back, in the median, to the median copy's.
     completed_rate_to_memcpy: Option<f64>,
+    waits: Vec<WaitAt>,
+    stream: Option<Stream>,
+    mended_from_pool: bool,
     pages_after: Vec<Piece>,
 }
 
@@ -92,7 +98,12 @@ impl BlackoutReport {
     pub(super) fn conclude(&mut self, memcpy: Option<Times>) {
         self.memcpy_2m = memcpy;
         self.memcpy_2m_us = memcpy.map(|times| times.p50_us);
-        for Measured { shape, cases } in std::mem::take(&mut self.measured) {
+        for Measured {
+            shape,
+            cases,
+            from_pool,
+        } in std::mem::take(&mut self.measured)
+        {
             let page_size = shape.huge.size();
             for (method, samples) in cases {
                 let count = samples.touched.len() as u64;
@@ -128,6 +139,9 @@ impl BlackoutReport {
                     completed_rate_to_memcpy: completed
                         .zip(self.memcpy_2m_us)
                         .map(|(times, copy)| rate(times, copy)),
+                    waits: WaitAt::of(samples.waits),
+                    stream: Stream::median(samples.streams),
+                    mended_from_pool: from_pool && method.mends(),
                     pages_after: samples.pieces,
                 });
             }
@@ -184,7 +198,8 @@ impl Report for BlackoutReport {
         )?;
         writeln!(
             out,
-            "and the longest gap that another vCPU sees from the touch on."
+            "and the longest gap that another vCPU sees from the touch on. All memory was in use \
+             right before."
         )?;
         writeln!(out)?;
         let mut table = Table::new(&[
@@ -242,7 +257,8 @@ impl Report for BlackoutReport {
         if let Some(copy) = self.memcpy_2m_us {
             writeln!(
                 out,
-                "x copy, x rfc: the 99th percentile to the median copy of 2 MiB, {}, and to rfc's.",
+                "x copy, x rfc: the 99th percentile to the median copy of 2 MiB between huge pages, \
+                 {}, and to rfc's.",
                 time(copy)
             )?;
         }
@@ -319,6 +335,12 @@ impl BlackoutReport {
                 time(completed.p50_us),
                 time(completed.max_us)
             )?;
+        }
+        for wait in &case.waits {
+            wait.write(out, &name)?;
+        }
+        if let Some(stream) = &case.stream {
+            stream.write(out, &name)?;
         }
         match case.pages_after.as_slice() {
             [] => Ok(()),

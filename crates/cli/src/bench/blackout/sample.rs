@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use oorandom::Rand64;
 use pagemend::{
-    Action, AddressRange, Cause, FRAME_SIZE, Filling, Gpa, GpaRange, GuestMemory, Inject, Policy,
-    Step,
+    Action, AddressRange, Cause, Event, FRAME_SIZE, Filling, Gpa, GpaRange, GuestMemory, Inject,
+    Policy, Step,
 };
 use pagemend_vmm::guests::touch::{self, Touch};
 use pagemend_vmm::seccomp::Seccomp;
@@ -18,10 +18,13 @@ use pagemend_vmm::{
 
 use super::Method;
 use super::cases::Samples;
+use super::copies::Copies;
+use super::parts::Accounts;
 use crate::bench::error::BenchError;
 use crate::bench::huge::HugePages;
 use crate::bench::pieces::Piece;
 use crate::bench::room::Room;
+use crate::bench::warm::Stock;
 
 pub(super) const VCPUS: u8 = 2;
 /// What is written at once when a guest is filled, in bytes.
@@ -73,12 +76,18 @@ impl Shape {
         range.expect("a shape has pages")
     }
 
-    /// What a guest takes, and what its pages are replaced with.
+    /// What a guest takes, and what its pages are replaced with: by a mend maybe from a pool, by
+    /// others not.
     pub(super) fn room(&self) -> Room {
         Room {
             guest: Some((self.huge.size(), self.guest_bytes())),
-            other: self.pages * self.huge.bytes(),
+            other: 2 * self.pages * self.huge.bytes(),
         }
+    }
+
+    /// What a guest's pages are mended with.
+    pub(super) fn stock(&self) -> Stock {
+        Stock::get(self.huge, self.pages * self.huge.bytes())
     }
 }
 
@@ -109,10 +118,12 @@ fn choose(shape: &Shape, random: &mut Rand64) -> Vec<Hit> {
         .collect()
 }
 
-/// Runs a guest of its own whose pages fail and are dealt with by `method`, or do not fail.
+/// Runs a guest of its own whose pages fail and are dealt with by `method`, or do not fail. Right
+/// before it runs, some copies are made.
 pub(super) fn take(
     method: Option<Method>,
     shape: &Shape,
+    copies: &mut Copies,
     random: &mut Rand64,
 ) -> Result<Samples, BenchError> {
     let memory = Arc::new(GuestMemory::new(shape.huge.kind(), shape.guest_bytes())?);
@@ -120,6 +131,7 @@ pub(super) fn take(
         config(method, shape.huge, shape.guest_bytes()),
         vec![Arc::clone(&memory)],
     )?;
+    copies.warm();
     fill(&vm, shape.failing())?;
     let hits = choose(shape, random);
     let mends = method.is_some_and(Method::mends);
@@ -135,6 +147,7 @@ pub(super) fn take(
             errors.inject(hit.lost, Cause::ActionRequired)?;
         }
     }
+    copies.take()?;
     let mut splitting = vec![];
     let on_the_way = run(&vm, |touched| {
         let page = touched.align_down(shape.huge.size());
@@ -149,8 +162,12 @@ pub(super) fn take(
     check(&touches, hits.len())?;
     let (read, told) = touches.split_at(hits.len());
     let micros = |ticks: u64| ticks as f64 / khz as f64 * 1e3;
+    let touched: Vec<f64> = read.iter().map(|touch| micros(touch.ticks)).collect();
+    let (waits, streams) = on_the_way.accounts.close(&touched);
     Ok(Samples {
-        touched: read.iter().map(|touch| micros(touch.ticks)).collect(),
+        touched,
+        waits,
+        streams,
         bystander: read
             .iter()
             .filter_map(|touch| touch.bystander.map(micros))
@@ -218,10 +235,27 @@ pub(super) struct OnTheWay {
     pub(super) mended: Vec<f64>,
     /// Mending all of a page on demand.
     pub(super) completed: Vec<f64>,
+    /// Of both, step by step.
+    pub(super) accounts: Accounts,
 }
 
-/// Runs the machine to its end. Whenever it has stopped at a page that was given up, has the page
-/// replaced by `split` and lets it go on.
+impl OnTheWay {
+    fn note(&mut self, event: &Event) {
+        self.accounts.add(event);
+        match event.step {
+            Step::Done {
+                action: Some(Action::Mend),
+                total_ns,
+                ..
+            } => self.mended.push(total_ns as f64 / 1e3),
+            Step::Complete { total_ns, .. } => self.completed.push(total_ns as f64 / 1e3),
+            _ => {}
+        }
+    }
+}
+
+/// Runs the machine to its end, and waits until all that failed is mended. Whenever it has stopped at
+/// a page that was given up, has the page replaced by `split` and lets it go on.
 pub(super) fn run(
     vm: &Vm,
     mut split: impl FnMut(Gpa) -> Result<(), BenchError>,
@@ -231,26 +265,16 @@ pub(super) fn run(
         let end = scope.spawn(|| vm.run_to_the_end());
         let mut seen = OnTheWay::default();
         let mut touched = None;
-        let follow = || -> Result<(), BenchError> {
+        let mut follow = || -> Result<(), BenchError> {
             vm.resume()?;
-            for event in events {
+            for event in &events {
                 match &event.what {
                     What::MemoryFailure {
                         action: FailureAction::Fatal,
                         gpa,
                         ..
                     } => touched = Some(*gpa),
-                    What::Mender { detail } => match detail.step {
-                        Step::Done {
-                            action: Some(Action::Mend),
-                            total_ns,
-                            ..
-                        } => seen.mended.push(total_ns as f64 / 1e3),
-                        Step::Complete { total_ns, .. } => {
-                            seen.completed.push(total_ns as f64 / 1e3);
-                        }
-                        _ => {}
-                    },
+                    What::Mender { detail } => seen.note(detail),
                     What::Pause { .. } => {
                         split(touched.take().ok_or_else(|| {
                             BenchError::Guest("it stopped, and not at failed memory".to_owned())
@@ -271,6 +295,13 @@ pub(super) fn run(
             .join()
             .unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
         followed?;
+        // A page may still be coming back.
+        vm.pagemend().settle();
+        for event in events.try_iter() {
+            if let What::Mender { detail } = &event.what {
+                seen.note(detail);
+            }
+        }
         match end {
             End::Off => Ok(seen),
             End::Crash(reason) => Err(BenchError::Guest(reason)),
@@ -299,7 +330,6 @@ pub(super) fn check(touches: &[Touch], healthy: usize) -> Result<(), BenchError>
 }
 
 fn pieces(vm: &Vm, shape: &Shape) -> Vec<Piece> {
-    vm.pagemend().settle();
     let segments = vm.pagemend().segments().into_iter();
     Piece::of(segments.filter(|segment| segment.gpa.start().get() >= shape.own()))
 }
