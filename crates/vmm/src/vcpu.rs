@@ -145,7 +145,8 @@ impl Vcpu {
                 }
                 Go::End => return Ok(()),
             }
-            let report = turn(&mut vcpu, around)?;
+            let report = turn(&mut vcpu, around)
+                .map_err(|reason| format!("{reason}, {}", standing(vcpu.fd())))?;
             if origin.index == 0 {
                 around
                     .told
@@ -156,6 +157,25 @@ impl Vcpu {
                 let _ = around.reports.send(report);
             }
         }
+    }
+}
+
+/// Where a vCPU stands that cannot go on, for whoever has to find out why. One that a processor has
+/// shut down has nothing to tell: KVM resets it, and it stands at the first instruction there is.
+fn standing(vcpu: &VcpuFd) -> String {
+    match (vcpu.get_regs(), vcpu.get_sregs()) {
+        (Ok(registers), Ok(special)) => format!(
+            "at rip {:#x} with rsp {:#x}, rflags {:#x}, cr0 {:#x}, cr2 {:#x}, cr3 {:#x}, cr4 {:#x}, idt {:#x}",
+            registers.rip,
+            registers.rsp,
+            registers.rflags,
+            special.cr0,
+            special.cr2,
+            special.cr3,
+            special.cr4,
+            special.idt.base
+        ),
+        _ => "and its registers cannot be read".to_owned(),
     }
 }
 

@@ -63,7 +63,8 @@ pub(crate) fn measure(t: &mut Trial, wish: &Wish, vm: &Vm, fate: &Fate) -> Resul
     t.saw("lost_bytes", lost);
     t.saw("healthy_bytes_lost", healthy);
     t.saw("guest_hardware_corrupted_kb", corrupted);
-    if let (Some(before), Some(now)) = (vm.decoded_before, kvm::decoded()) {
+    // What a guest came to is not counted any more when its VMM has ended.
+    if let (Fate::Lives(_), Some(before), Some(now)) = (fate, vm.decoded_before, kvm::decoded()) {
         t.saw(
             "instructions that KVM decoded since the first error",
             now - before,
