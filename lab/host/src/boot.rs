@@ -30,6 +30,7 @@ pub(crate) fn run(
     kernel: &Kernel,
     initramfs: &Path,
     batch: &Batch,
+    processor: Option<usize>,
     mut say: impl FnMut(&Report),
 ) -> Result<Outcome> {
     let directory = tempfile::Builder::new()
@@ -40,7 +41,7 @@ pub(crate) fn run(
     if options.keep {
         eprintln!("lab: logs of this boot: {}", directory.keep().display());
     }
-    let (_machine, mut session, up) = come_up(options, kernel, initramfs, batch, &path)?;
+    let (_machine, mut session, up) = come_up(options, kernel, initramfs, batch, processor, &path)?;
     let mut reports = Vec::new();
     if let Err(error) = up {
         let reason = format!("{}: {error:#}", qemu::advice(options.accelerator));
@@ -91,6 +92,7 @@ fn come_up(
     kernel: &Kernel,
     initramfs: &Path,
     batch: &Batch,
+    processor: Option<usize>,
     directory: &Path,
 ) -> Result<(Machine, Session, Result<()>)> {
     let mut tries = match options.accelerator {
@@ -98,7 +100,7 @@ fn come_up(
         Accelerator::Kvm => 1,
     };
     loop {
-        let machine = qemu::start(options, kernel, initramfs, batch, directory)?;
+        let machine = qemu::start(options, kernel, initramfs, batch, processor, directory)?;
         let mut session = Session {
             stream: BufReader::new(machine.channel.try_clone()?),
             monitor: Monitor::new(machine.monitor.try_clone()?)

@@ -72,6 +72,7 @@ pub(crate) fn start(
     kernel: &Kernel,
     initramfs: &Path,
     batch: &Batch,
+    processor: Option<usize>,
     directory: &Path,
 ) -> Result<Machine> {
     let (program, _) = options.arch.qemu();
@@ -100,11 +101,26 @@ pub(crate) fn start(
         .stderr(messages)
         .spawn()
         .with_context(|| format!("cannot start {program}"))?;
-    Ok(Machine {
+    let machine = Machine {
         channel,
         monitor,
         child,
-    })
+    };
+    if let Some(processor) = processor {
+        machine.keep_on(processor)?;
+    }
+    Ok(machine)
+}
+
+impl Machine {
+    /// Keeps all its threads on one of this host's processors; those that it has not started yet inherit it.
+    fn keep_on(&self, processor: usize) -> Result<()> {
+        let mut one = rustix::thread::CpuSet::new();
+        one.set(processor);
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::thread::sched_setaffinity(Some(pid), &one)
+            .with_context(|| format!("cannot keep a machine on processor {processor}"))
+    }
 }
 
 /// QEMU with a machine that has a processor and nothing else.

@@ -15,11 +15,15 @@ pub(crate) struct Room {
     pub(crate) words: String,
 }
 
-/// Room on this host for `wanted` of these boots at a time, or for one for each two processors.
-pub(crate) fn here(wanted: Option<usize>, batches: &[Batch]) -> Room {
-    let processors = available_parallelism().map_or(1, NonZeroUsize::get);
-    let wanted = wanted.unwrap_or(processors / PROCESSORS);
-    room(wanted, batches, free())
+/// Processors of this host.
+pub(crate) fn processors() -> usize {
+    available_parallelism().map_or(1, NonZeroUsize::get)
+}
+
+/// Room on this host for `wanted` of these boots at a time; or for one for each two processors, and where they are kept on one each, for one for each.
+pub(crate) fn here(wanted: Option<usize>, batches: &[Batch], on_one_each: bool) -> Room {
+    let each = if on_one_each { 1 } else { PROCESSORS };
+    room(wanted.unwrap_or(processors() / each), batches, free())
 }
 
 /// Room for `wanted` of these boots, or of the largest ones as many as fit into so many MiB.

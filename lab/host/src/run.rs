@@ -1,7 +1,7 @@
 //! A whole run: every selected scenario on every kernel, some machines side by side.
 
 use crate::inside::{self, Files};
-use crate::options::Options;
+use crate::options::{Accelerator, Options};
 use crate::plan::Batch;
 use crate::{boot, image, kernel, plan, program, qemu, report, room};
 use anyhow::{Context, Result};
@@ -50,13 +50,27 @@ pub fn run(options: &Options) -> Result<Vec<Report>> {
             false => plain.clone(),
         };
         let batches = plan::batches(selected.clone(), options.memory);
-        let room = room::here(options.jobs, &batches);
-        eprintln!("lab: {}", room.words);
-        let found = side_by_side(room.machines, batches, |batch| {
-            let initramfs = if batch.guests { &loaded } else { &plain };
-            boot::run(options, &kernel, initramfs, batch, report::progress)
-        })?;
-        reports.extend(found);
+        let (with, without): (Vec<_>, Vec<_>) = batches.into_iter().partition(|batch| batch.guests);
+        for (batches, initramfs) in [(without, &plain), (with, &loaded)] {
+            if batches.is_empty() {
+                continue;
+            }
+            let alone = options.accelerator == Accelerator::Tcg && batches[0].guests;
+            let room = room::here(options.jobs, &batches, alone);
+            eprintln!("lab: {}", room.words);
+            let found = side_by_side(room.machines, batches, |batch, worker| {
+                let processor = alone.then(|| worker % room::processors());
+                boot::run(
+                    options,
+                    &kernel,
+                    initramfs,
+                    batch,
+                    processor,
+                    report::progress,
+                )
+            })?;
+            reports.extend(found);
+        }
     }
     Ok(reports)
 }
@@ -65,16 +79,16 @@ pub fn run(options: &Options) -> Result<Vec<Report>> {
 fn side_by_side(
     machines: usize,
     batches: Vec<Batch>,
-    boot: impl Fn(&Batch) -> Result<boot::Outcome> + Sync,
+    boot: impl Fn(&Batch, usize) -> Result<boot::Outcome> + Sync,
 ) -> Result<Vec<Report>> {
     let queue = Mutex::new(VecDeque::from(batches));
     let reports = Mutex::new(Vec::new());
-    let work = || -> Result<()> {
+    let work = |worker: usize| -> Result<()> {
         loop {
             // Taken in a statement of its own, so that nobody waits for a boot.
             let next = queue.lock().expect("no thread panics with it").pop_front();
             let Some(batch) = next else { return Ok(()) };
-            let outcome = boot(&batch)?;
+            let outcome = boot(&batch, worker)?;
             reports
                 .lock()
                 .expect("no thread panics with it")
@@ -86,7 +100,9 @@ fn side_by_side(
         }
     };
     std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..machines).map(|_| scope.spawn(work)).collect();
+        let workers: Vec<_> = (0..machines)
+            .map(|worker| scope.spawn(move || work(worker)))
+            .collect();
         workers.into_iter().try_for_each(|worker| {
             worker
                 .join()
