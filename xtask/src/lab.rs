@@ -35,7 +35,7 @@ pub(crate) struct Arguments {
     /// How the machines' processors are made; auto is tcg, which is the same everywhere
     #[arg(long, value_enum, default_value_t = AcceleratorName::Auto)]
     accel: AcceleratorName,
-    /// Machines side by side, if they fit into free memory; one for each two processors unless said
+    /// Machines side by side, if they fit into free memory; one for each two processors unless said, or for each one where guests run inside
     #[arg(long, value_name = "N")]
     jobs: Option<usize>,
     /// Keep the console log and QEMU's messages of each boot

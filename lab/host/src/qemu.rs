@@ -113,7 +113,7 @@ pub(crate) fn start(
 }
 
 impl Machine {
-    /// Keeps all its threads on one of this host's processors; those that it has not started yet inherit it.
+    /// Keeps all its threads on one of this host's processors; those that it has not started yet inherit it. For machines that run guests: QEMU's emulation changes a processor's pending interrupts without a lock as it enters or leaves one (docs/lab.md), which on one processor is as good as with it.
     fn keep_on(&self, processor: usize) -> Result<()> {
         let mut one = rustix::thread::CpuSet::new();
         one.set(processor);
