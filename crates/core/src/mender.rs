@@ -223,10 +223,7 @@ impl<H: Host> Mender<H> {
         self.publish(&mut job.trail, planned);
         let done = match action {
             Action::Record | Action::Keep => {
-                if let Err(reason) = self.isolate(job) {
-                    let reason = self.fail(&mut job.trail, reason);
-                    job.reasons.push(reason);
-                }
+                self.isolate_if_possible(job);
                 let frame = job.frame();
                 self.record_met(job, &[frame]);
                 self.totals.recorded += 1;
@@ -253,7 +250,7 @@ impl<H: Host> Mender<H> {
         reason
     }
 
-    /// Makes touches of the frame fault where the kernel could not.
+    /// Makes touches fault where the kernel could not.
     fn isolate(&mut self, job: &mut Job) -> Result<(), Reason> {
         if !job.exposed {
             return Ok(());
@@ -262,11 +259,22 @@ impl<H: Host> Mender<H> {
         let marked_bytes = job.page().len();
         self.passed(&mut job.trail, isolated, "isolate", |()| Step::Poison {
             marked_bytes,
-        })
+        })?;
+        job.exposed = false;
+        Ok(())
+    }
+
+    /// The same, where what was lost is recorded in any case.
+    fn isolate_if_possible(&mut self, job: &mut Job) {
+        if let Err(reason) = self.isolate(job) {
+            let reason = self.fail(&mut job.trail, reason);
+            job.reasons.push(reason);
+        }
     }
 
     /// The whole page is lost and stays poisoned: what every way that fails comes down to.
     fn abandon(&mut self, job: &mut Job) -> Action {
+        self.isolate_if_possible(job);
         let page = job.page();
         self.record_met(job, &[page]);
         self.totals.abandoned += 1;

@@ -224,3 +224,40 @@ fn open_any() -> io::Result<(OwnedFd, Origin)> {
     }
     Err(refused.unwrap_or_else(|| io::ErrorKind::Unsupported.into()))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::Ordering::Relaxed;
+
+    use pagemend_core::address::PageSize;
+
+    use super::*;
+    use crate::host::LookingGlass;
+    use crate::memory::{GuestMemory, MemoryKind};
+    use crate::probe::Pool;
+
+    #[test]
+    fn a_huge_page_in_use_is_marked_whole_and_its_file_keeps_the_bytes() {
+        let size = PageSize::SIZE_2M;
+        if Pool::of(size).is_none_or(|pool| pool.spare() == 0) {
+            println!("skipped: there is no free huge page");
+            return;
+        }
+        let memory = GuestMemory::new(MemoryKind::Hugetlb(size), size.bytes());
+        let memory = memory.unwrap();
+        memory
+            .words()
+            .iter()
+            .for_each(|word| word.store(7, Relaxed));
+        let page = HvaRange::new(memory.hva(), memory.len()).unwrap();
+        let glass = LookingGlass::new().unwrap();
+        assert!(page.frames().all(|frame| glass.readable(frame)));
+        Uffd::open().unwrap().poison_in_use(page, true).unwrap();
+        assert!(!page.frames().any(|frame| glass.readable(frame)));
+        let mut word = [0; 8];
+        for offset in [0, size.bytes() - 8] {
+            rustix::io::pread(memory.file().unwrap(), &mut word, offset).unwrap();
+            assert_eq!(u64::from_ne_bytes(word), 7);
+        }
+    }
+}

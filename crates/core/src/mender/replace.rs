@@ -45,6 +45,8 @@ impl<H: Host> Mender<H> {
     }
 
     fn mend(&mut self, job: &mut Job) -> Result<(), Reason> {
+        // Who could still write to the page would write to what has been read of it.
+        self.isolate(job)?;
         // A page of the old size cannot have a lost frame in it; one that lost nothing is rare
         // enough to live with smaller pages too.
         job.target.largest = job.target.largest.next_smaller();

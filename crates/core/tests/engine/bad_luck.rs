@@ -112,6 +112,38 @@ fn failed_memory_that_the_kernel_left_mapped_faults_from_then_on() {
 }
 
 #[test]
+fn nobody_writes_to_a_huge_page_that_the_kernel_left_mapped_while_it_is_mended() {
+    // 0 claims, 1 isolates, 2 stages, 3 to 5 salvage, 6 poisons, 7 swaps.
+    for call in 0..=7 {
+        for frame in [513, 700, 1023] {
+            let mut vm = machine();
+            vm.strike_in_place(700);
+            let store = Happening::Touch(vm.gpa(frame), Touch::Store);
+            vm.model_mut().others.script.push((call, store));
+            vm.scrub(700);
+            vm.settle();
+            assert_eq!(vm.actions().first(), Some(&Some(Action::Mend)));
+            vm.load(frame);
+            vm.assert_lost(&[700]);
+        }
+    }
+}
+
+#[test]
+fn a_huge_page_that_the_kernel_left_mapped_cannot_be_touched_once_it_is_given_up() {
+    let mut vm = Vm::new(&[Ram {
+        policy: Policy::Abandon,
+        ..Ram::hugetlb(PageSize::SIZE_2M)
+    }]);
+    vm.strike_in_place(100);
+    assert_eq!(vm.load(101), Some(()), "it can be touched");
+    vm.scrub(100);
+    for frame in [0, 100, 511] {
+        assert_eq!(vm.load(frame), None);
+    }
+}
+
+#[test]
 fn a_report_that_comes_after_the_mend_loses_nothing() {
     let mut vm = machine();
     vm.strike(700);

@@ -341,8 +341,9 @@ impl Host for ModelHost {
 
     fn isolate(&mut self, frame: &Target) -> Result<(), ModelError> {
         let result = self.enter().map(|()| {
-            let place = self.guest.cell(frame.page.start()).place;
-            self.physical.frame_mut(place).marked = true;
+            for place in self.guest.places(frame.page) {
+                self.physical.frame_mut(place).marked = true;
+            }
         });
         self.leave(result)
     }
