@@ -17,7 +17,7 @@ inventory::submit! {
             ..Wish::new(Vmm::Pagemend, backing, model, vcpus)
         };
         let wishes = [
-            (wish(Backing::Huge2M, Model::Amd, 1), Set::Default),
+            (wish(Backing::Huge2M, Model::Amd, 1), Set::All),
             (wish(Backing::Huge2M, Model::Amd, 4), Set::All),
             (wish(Backing::Huge1G, Model::Amd, 1), Set::All),
         ];

@@ -388,6 +388,13 @@ impl Vm {
         format!("{console}; {}; its events: {events}", said(&self.directory))
     }
 
+    /// The events of pagemend's VMM that say why its guest started again.
+    pub(crate) fn resets(&self) -> Vec<String> {
+        let events = fs::read_to_string(self.directory.join(wish::EVENTS)).unwrap_or_default();
+        let why = events.lines().filter(|line| line.contains("reset"));
+        why.map(ToOwned::to_owned).collect()
+    }
+
     fn console(&self) -> String {
         let bytes = fs::read(self.directory.join(wish::CONSOLE)).unwrap_or_default();
         String::from_utf8_lossy(&bytes).into_owned()

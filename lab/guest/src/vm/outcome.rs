@@ -76,7 +76,10 @@ pub(crate) fn measure(t: &mut Trial, wish: &Wish, vm: &Vm, fate: &Fate) -> Resul
             t.saw("values wrong", survey.wrong);
             t.equal("wrong values", survey.wrong, 0);
         }
-        Fate::StartedAgain => t.saw("fate", "the guest started again"),
+        Fate::StartedAgain => {
+            t.saw("fate", "the guest started again");
+            t.saw("what the VMM says of it", vm.resets());
+        }
         Fate::Over(status) => t.saw("fate", format!("the VMM ended: {status}")),
         Fate::Silent(words) => t.saw("fate", format!("the guest hangs: {words}")),
     }
