@@ -105,6 +105,10 @@ pub(crate) fn refused(t: &mut Trial, wish: &Wish, errors: u64) -> Result<()> {
     let together = if errors > 1 { frames.as_slice() } else { &[] };
     let fate = vm.go_and_survey(t, together)?;
     outcome::measure(t, wish, &vm, &fate)?;
+    if let Fate::Lives(survey) = &fate {
+        t.step("something else in the page was touched first: the guest had heard of the frame by a record");
+        return outcome::lost_only(t, &vm, survey);
+    }
     t.claim("the guest is started again rather than lied to", matches!(fate, Fate::StartedAgain));
     outcome::whole_again(t, &mut vm)
 }
