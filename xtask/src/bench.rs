@@ -49,18 +49,18 @@ const SECTIONS: [Section; 10] = [
     },
     Section {
         title: "Memory after errors",
-        arguments: "memcycler --page-size 2M,1G --rounds 11",
+        arguments: "memcycler --rounds 11",
         text: "Targets: within 1 % of healthy memory after 25 % of the pages of 2 MiB were hit and \
                mended and healed; within 1 % after every page of 1 GiB was hit once and mended.",
     },
     Section {
         title: "Memory after errors, one word a page",
-        arguments: "memcycler --page-size 2M,1G --stride 4160 --rounds 11",
+        arguments: "memcycler --stride 4160 --rounds 11",
         text: "Bound by translations rather than by memory.",
     },
     Section {
         title: "Memory after errors, random words",
-        arguments: "memcycler --page-size 2M,1G --random --rounds 11",
+        arguments: "memcycler --random --rounds 11",
         text: "Bound by translations rather than by memory.",
     },
     Section {
