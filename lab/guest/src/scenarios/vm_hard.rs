@@ -114,7 +114,7 @@ fn pause(t: &mut Trial, wish: &Wish) -> Result<()> {
     outcome::judge(t, wish, &vm, &fate)
 }
 
-/// A guest that does not take machine checks is not told of what it does not touch; what it touches, it cannot get, and cannot be told.
+/// A guest that does not take machine checks is told by a record, if it reads that before it touches the frame; what it touches before, it cannot get, and cannot be told.
 fn mce_off(t: &mut Trial, wish: &Wish) -> Result<()> {
     let mut vm = Vm::start(t, wish)?;
     vm.done(&Order::Hold)?;
@@ -132,6 +132,10 @@ fn mce_off(t: &mut Trial, wish: &Wish) -> Result<()> {
     }
     let fate = vm.go_and_survey(t, &[])?;
     outcome::measure(t, wish, &vm, &fate)?;
+    if let (true, Fate::Lives(survey)) = (judged, &fate) {
+        t.step("the guest had heard of the frame by a record");
+        return outcome::lost_only(t, &vm, survey);
+    }
     if judged {
         t.claim("the guest is started again rather than lied to", matches!(fate, Fate::StartedAgain));
         outcome::whole_again(t, &mut vm)?;
