@@ -101,7 +101,8 @@ pub enum Step {
         /// Bytes of the page that are missing.
         left_bytes: u64,
     },
-    /// The lost frames are marked: in it, or where the kernel left failed memory mapped.
+    /// The lost frames are marked: in it, or where the kernel left failed memory mapped, which for a
+    /// huge page is all of it, before it is read.
     Poison {
         /// Bytes marked.
         marked_bytes: u64,

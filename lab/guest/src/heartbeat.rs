@@ -1,6 +1,6 @@
 //! Keeps the processors of the emulated machine going.
 //!
-//! QEMU's software emulation can lose an interrupt of a processor that enters or leaves a guest of its own: it then changes the processor's word of pending interrupts without the lock under which others set bits in it (`helper_vmrun` and `do_vmexit` against `tcg_handle_interrupt`, QEMU 7.2). Where that was the timer's, the processor stays in its guest for as long as the guest does not leave by itself, and the kernel calls it a soft lockup. Any further interrupt brings back the lost one. So each processor interrupts its neighbour now and then, and nobody stands still for longer than that.
+//! QEMU's software emulation can lose an interrupt of a processor that enters or leaves a guest of its own: it then changes the processor's word of pending interrupts without the lock under which others set bits in it (`helper_vmrun` and `do_vmexit` against `tcg_handle_interrupt`, QEMU 7.2). Where that was the timer's, the processor stays in its guest for as long as the guest does not leave by itself, and the kernel calls it a soft lockup. Any further interrupt brings back the lost one. So each processor interrupts its neighbour now and then, and nobody stands still for longer than that. A machine that is kept on one processor of its host, as those are that run scenarios with guests, should lose none; one for a look at a guest (`cargo xtask lab vm`) is not kept so.
 
 use std::io;
 use std::sync::mpsc;

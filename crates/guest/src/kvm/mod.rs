@@ -10,8 +10,7 @@
 //!
 //! # fn kick(_: Kick) {}
 //! # fn device(_: VcpuExit<'_>) {}
-//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! # let pagemend: Arc<Pagemend> = todo!();
+//! # fn run(pagemend: Arc<Pagemend>) -> Result<(), Box<dyn std::error::Error>> {
 //! # let (kvm, vcpus) = (Kvm::new()?, 1);
 //! # let vm = kvm.create_vm()?;
 //! // Before the guest boots: a processor whose guest recovers.
