@@ -32,7 +32,7 @@ struct Section {
     text: &'static str,
 }
 
-const SECTIONS: [Section; 10] = [
+const SECTIONS: [Section; 14] = [
     Section {
         title: "Waiting for a failed page of 2 MiB",
         arguments: "blackout --page-size 2M --samples 96",
@@ -49,18 +49,39 @@ const SECTIONS: [Section; 10] = [
     },
     Section {
         title: "Memory after errors",
-        arguments: "memcycler --rounds 11",
-        text: "Targets: within 1 % of healthy memory after 25 % of the pages of 2 MiB were hit and \
-               mended and healed; within 1 % after every page of 1 GiB was hit once and mended.",
+        arguments: "memcycler --page-size 2M --rounds 31",
+        text: "Target: within 1 % of healthy memory after 25 % of the pages were hit and mended and \
+               healed.",
+    },
+    Section {
+        title: "Memory after errors, pages of 1 GiB",
+        arguments: "memcycler --page-size 1G --policy healthy-again,mend --rounds 31",
+        text: "Target: within 1 % of healthy memory after every page was hit once and mended. Each \
+               case takes a page of 1 GiB of its own, so not all have their turn in one run.",
+    },
+    Section {
+        title: "Memory after errors, pages of 1 GiB, healed",
+        arguments: "memcycler --page-size 1G --policy healthy-again,mend+heal --rounds 31",
+        text: "",
+    },
+    Section {
+        title: "Memory after errors, pages of 1 GiB, all split",
+        arguments: "memcycler --page-size 1G --policy healthy-again,split --rounds 11",
+        text: "",
     },
     Section {
         title: "Memory after errors, one word a page",
-        arguments: "memcycler --stride 4160 --rounds 11",
+        arguments: "memcycler --page-size 2M --stride 4160 --rounds 11",
         text: "Bound by translations rather than by memory.",
     },
     Section {
+        title: "Memory after errors, one word a page, pages of 1 GiB",
+        arguments: "memcycler --page-size 1G --policy healthy-again,mend --stride 4160 --rounds 11",
+        text: "",
+    },
+    Section {
         title: "Memory after errors, random words",
-        arguments: "memcycler --random --rounds 11",
+        arguments: "memcycler --page-size 2M --random --rounds 11",
         text: "Bound by translations rather than by memory.",
     },
     Section {

@@ -48,8 +48,8 @@ pub(super) struct Blackout {
     /// Touches of each case. 64 unless said, 8 of pages of 1 GiB.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=100_000))]
     samples: Option<u64>,
-    /// Errors at the same time, over 4 GiB of guest memory, in a guest that is measured on demand
-    /// after the others; 0 leaves it out.
+    /// Errors at the same time, over 4 GiB of guest memory or as much of it as can be had, in a guest
+    /// that is measured on demand after the others; 0 leaves it out.
     #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u64).range(0..=10_000))]
     at_once: u64,
     /// Decides which frames fail and which words are touched.
@@ -148,8 +148,8 @@ impl Blackout {
         pages: HugePages,
         random: &mut oorandom::Rand64,
     ) -> Result<AtOnce, BenchError> {
-        let _pool = at_once::room(pages).get()?;
-        at_once::take(pages, self.at_once, random)
+        let (memory, _pool) = at_once::room(pages)?;
+        at_once::take(pages, memory, self.at_once, random)
     }
 
     fn samples(&self, pages: HugePages) -> u64 {

@@ -30,7 +30,7 @@ use crate::size::Size;
 /// Measures how fast memory can be used after errors have hit it.
 ///
 /// Threads check and rewrite every 64-bit word of their part of guest memory, and check and write
-/// apart from each other. Cases: healthy memory; memory of which some huge pages were hit by an
+/// apart from each other. Cases: healthy memory, twice; memory of which some huge pages were hit by an
 /// error each, and replaced by pages of 4 KiB (split), or mended, or mended and then healed
 /// (mend+heal). All cases take turns, again and again; ratios are to the healthy case of the same round. Errors are emulated.
 #[derive(Debug, Args)]
@@ -46,8 +46,9 @@ pub(super) struct Memcycler {
     #[arg(long, value_name = "PERCENT", value_delimiter = ',',
           value_parser = clap::value_parser!(u8).range(0..=100))]
     hit: Vec<u8>,
-    /// What was done about it, all unless said.
-    #[arg(long, value_enum, value_delimiter = ',', default_values_t = Policy::OF_ERRORS)]
+    /// What was done about it, all unless said; healthy-again is a second memory that nothing happened
+    /// to, which shows how much of a difference says nothing.
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = Policy::OTHERS)]
     policy: Vec<Policy>,
     /// Use one word every so many bytes only: 4160 is a word a page, and each in another cache set.
     #[arg(long, value_name = "BYTES", conflicts_with = "random")]
@@ -192,12 +193,18 @@ impl Memcycler {
             policy: Policy::Healthy,
             lost: vec![],
         }];
+        if self.policy.contains(&Policy::HealthyAgain) {
+            cases.push(Case {
+                policy: Policy::HealthyAgain,
+                lost: vec![],
+            });
+        }
         for hit in hits {
             let lost = cases::lost_frames(huge, pages, hit, &mut random);
             cases.extend(
-                Policy::OF_ERRORS
+                Policy::OTHERS
                     .into_iter()
-                    .filter(|policy| self.policy.contains(policy))
+                    .filter(|policy| self.policy.contains(policy) && !policy.spares())
                     .map(|policy| Case {
                         policy,
                         lost: lost.clone(),

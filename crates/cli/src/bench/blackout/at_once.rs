@@ -16,12 +16,17 @@ use crate::bench::error::BenchError;
 use crate::bench::huge::HugePages;
 use crate::bench::room::Room;
 use crate::bench::warm::Stock;
+use crate::pool::GrownPool;
 
-/// Guest memory that the errors are in, in bytes.
-pub(super) const BYTES: u64 = 4 << 30;
+/// Guest memory that the errors are in, in bytes, where there is so much.
+const MOST: u64 = 4 << 30;
+/// Where there is not.
+const LEAST: u64 = 1 << 30;
 
 /// What came of it.
 pub(super) struct AtOnce {
+    /// Guest memory that the errors are in, in bytes.
+    pub(super) memory: u64,
     pub(super) errors: u64,
     /// Huge pages that were hit.
     pub(super) pages: u64,
@@ -32,13 +37,27 @@ pub(super) struct AtOnce {
     pub(super) lost_frames: u64,
 }
 
+/// Memory to have the errors in, in bytes, as much as can be had, with all that it takes.
+pub(super) fn room(huge: HugePages) -> Result<(u64, Option<GrownPool>), BenchError> {
+    let mut memory = MOST;
+    loop {
+        match needs(huge, memory).get() {
+            Ok(pool) => return Ok((memory, pool)),
+            Err(BenchError::TooLarge { .. } | BenchError::PoolStays(_)) if memory > LEAST => {
+                memory /= 2;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
 /// What the guest takes, and what its pages are replaced with, from a pool and not.
-pub(super) fn room(huge: HugePages) -> Room {
+fn needs(huge: HugePages, memory: u64) -> Room {
     Room {
-        guest: Some((huge.size(), own(huge) + BYTES)),
+        guest: Some((huge.size(), own(huge) + memory)),
         other: match huge {
-            HugePages::Two => BYTES,
-            HugePages::Gigantic => 2 * BYTES,
+            HugePages::Two => memory,
+            HugePages::Gigantic => 2 * memory,
         },
     }
 }
@@ -54,17 +73,18 @@ struct Hits {
 /// a device then touch the pages around them, as often as there are errors each.
 pub(super) fn take(
     huge: HugePages,
+    memory: u64,
     errors: u64,
     random: &mut Rand64,
 ) -> Result<AtOnce, BenchError> {
-    let stock = Stock::get(huge, BYTES.min(errors * huge.bytes()));
-    let vm = Vm::new(config(Some(Method::OnDemand), huge, own(huge) + BYTES))?;
+    let stock = Stock::get(huge, memory.min(errors * huge.bytes()));
+    let vm = Vm::new(config(Some(Method::OnDemand), huge, own(huge) + memory))?;
     let ranges = failing(&vm, huge);
-    let hits = choose(&ranges, huge, errors, random);
-    stock.warm()?;
+    let hits = choose(&ranges, huge, (errors, memory), random);
     for range in &ranges {
         fill(&vm, *range)?;
     }
+    stock.warm()?;
     let (first, second) = hits.words.split_at(errors as usize);
     touch::set(vm.ram(), VCPUS, Some(0), first)?;
     let emulated = vm.pagemend().emulated_errors();
@@ -88,6 +108,7 @@ pub(super) fn take(
     let khz = f64::from(vm.tsc_khz());
     let micros = |ticks: u64| ticks as f64 / khz * 1e3;
     Ok(AtOnce {
+        memory,
         errors,
         pages: hits.pages.len() as u64,
         vcpu: touches.iter().map(|touch| micros(touch.ticks)).collect(),
@@ -108,10 +129,15 @@ fn failing(vm: &Vm, huge: HugePages) -> Vec<GpaRange> {
         .collect()
 }
 
-fn choose(ranges: &[GpaRange], huge: HugePages, errors: u64, random: &mut Rand64) -> Hits {
+fn choose(
+    ranges: &[GpaRange],
+    huge: HugePages,
+    (errors, memory): (u64, u64),
+    random: &mut Rand64,
+) -> Hits {
     let mut lost = BTreeSet::new();
     while (lost.len() as u64) < errors {
-        let mut frame = random.rand_range(0..BYTES / FRAME_SIZE) * FRAME_SIZE;
+        let mut frame = random.rand_range(0..memory / FRAME_SIZE) * FRAME_SIZE;
         for range in ranges {
             if frame < range.len() {
                 lost.insert(Gpa::new(range.start().get() + frame));

@@ -6,7 +6,7 @@ use pagemend::PageSize;
 use serde::Serialize;
 
 use super::Method;
-use super::at_once::{self, AtOnce};
+use super::at_once::AtOnce;
 use super::cases::Samples;
 use super::parts::{Stream, WaitAt};
 use super::sample::Shape;
@@ -157,7 +157,7 @@ impl BlackoutReport {
                 .and_then(|case| case.touched);
             self.many.push(Many {
                 page_size,
-                memory_bytes: at_once::BYTES,
+                memory_bytes: many.memory,
                 errors: many.errors,
                 pages: many.pages,
                 lost_frames: many.lost_frames,

@@ -19,6 +19,8 @@ pub(super) enum Policy {
     /// There were none.
     #[value(skip)]
     Healthy,
+    /// There were none here either: how far apart two memories are that are alike.
+    HealthyAgain,
     /// Each page that was hit is pages of 4 KiB now.
     Split,
     /// Each page that was hit was mended.
@@ -30,15 +32,23 @@ pub(super) enum Policy {
 }
 
 impl Policy {
-    pub(super) const OF_ERRORS: [Self; 3] = [Self::Split, Self::Mend, Self::MendHeal];
+    /// What can be compared with healthy memory.
+    pub(super) const OTHERS: [Self; 4] =
+        [Self::HealthyAgain, Self::Split, Self::Mend, Self::MendHeal];
 
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Healthy => "healthy",
+            Self::HealthyAgain => "healthy again",
             Self::Split => "split",
             Self::Mend => "mend",
             Self::MendHeal => "mend+heal",
         }
+    }
+
+    /// Whether nothing happens to the memory.
+    pub(super) fn spares(self) -> bool {
+        matches!(self, Self::Healthy | Self::HealthyAgain)
     }
 
     /// Whether pages that were hit are mended.

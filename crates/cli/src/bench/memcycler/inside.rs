@@ -87,7 +87,7 @@ fn take_turn(setup: &Setup, case: &Case) -> Result<([f64; 3], Vec<Piece>), Bench
     memcycler::fill(vm.ram(), own..all)?;
     let mut pieces = setup.split_pieces(case);
     match case.policy {
-        Policy::Healthy => {}
+        Policy::Healthy | Policy::HealthyAgain => {}
         Policy::Split => {
             for lost in &case.lost {
                 memory

@@ -147,7 +147,7 @@ impl MemcyclerReport {
 impl Entry {
     fn name(&self) -> String {
         match self.policy {
-            Policy::Healthy => format!("healthy, {}", self.page_size),
+            policy if policy.spares() => format!("{}, {}", policy.name(), self.page_size),
             policy => format!(
                 "{}, {}, {}",
                 policy.name(),
