@@ -18,7 +18,7 @@ use oorandom::Rand64;
 use pagemend::available_memory;
 use pagemend::probe::Pool;
 
-use self::cases::{Case, Policy, Setup};
+use self::cases::{Case, Failing, Policy, Setup};
 pub(super) use self::report::MemcyclerReport;
 use super::error::BenchError;
 use super::huge::HugePages;
@@ -188,7 +188,8 @@ impl Memcycler {
             .iter()
             .map(|percent| (pages * u64::from(*percent)).div_ceil(100));
         let hits: BTreeSet<u64> = hits.filter(|hit| *hit > 0).collect();
-        let mut random = Rand64::new(self.seed.into());
+        let most = hits.last().copied().unwrap_or(0);
+        let failing = Failing::choose(huge, pages, most, &mut Rand64::new(self.seed.into()));
         let mut cases = vec![Case {
             policy: Policy::Healthy,
             lost: vec![],
@@ -200,7 +201,7 @@ impl Memcycler {
             });
         }
         for hit in hits {
-            let lost = cases::lost_frames(huge, pages, hit, &mut random);
+            let lost = failing.some(hit);
             cases.extend(
                 Policy::OTHERS
                     .into_iter()
@@ -219,6 +220,7 @@ impl Memcycler {
             rounds: self.rounds,
             turn: Duration::from_millis(self.turn),
             cases,
+            left_out: failing.all(),
         })
     }
 }

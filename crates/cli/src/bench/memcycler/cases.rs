@@ -78,6 +78,9 @@ pub(super) struct Setup {
     pub(super) turn: Duration,
     /// The first is the healthy one.
     pub(super) cases: Vec<Case>,
+    /// What nobody uses, in order: what is lost where most is. Memory of which nothing is lost is
+    /// used around the same frames, because leaving some out makes a processor slower by itself.
+    pub(super) left_out: Vec<u64>,
 }
 
 impl Setup {
@@ -133,19 +136,33 @@ pub(super) struct Samples {
     pub(super) pieces: Vec<Piece>,
 }
 
-/// One frame in each of `hit` different pages of `pages`, in order.
-pub(super) fn lost_frames(huge: HugePages, pages: u64, hit: u64, random: &mut Rand64) -> Vec<u64> {
-    let mut numbers: Vec<u64> = (0..pages).collect();
-    for chosen in 0..hit {
-        numbers.swap(chosen as usize, random.rand_range(chosen..pages) as usize);
+/// Which frames fail, one in each of some of so many pages: any number of them, the fewer being among
+/// the more.
+pub(super) struct Failing(Vec<u64>);
+
+impl Failing {
+    pub(super) fn choose(huge: HugePages, pages: u64, most: u64, random: &mut Rand64) -> Self {
+        let mut numbers: Vec<u64> = (0..pages).collect();
+        for chosen in 0..most {
+            numbers.swap(chosen as usize, random.rand_range(chosen..pages) as usize);
+        }
+        numbers.truncate(most as usize);
+        let frames = huge.size().frames();
+        let frame = |page| page * huge.bytes() + random.rand_range(0..frames) * FRAME_SIZE;
+        Self(numbers.into_iter().map(frame).collect())
     }
-    numbers.truncate(hit as usize);
-    numbers.sort_unstable();
-    let frames = huge.size().frames();
-    numbers
-        .into_iter()
-        .map(|page| page * huge.bytes() + random.rand_range(0..frames) * FRAME_SIZE)
-        .collect()
+
+    /// So many of them, in order.
+    pub(super) fn some(&self, hit: u64) -> Vec<u64> {
+        let mut lost = self.0[..hit as usize].to_vec();
+        lost.sort_unstable();
+        lost
+    }
+
+    /// All, in order.
+    pub(super) fn all(&self) -> Vec<u64> {
+        self.some(self.0.len() as u64)
+    }
 }
 
 #[cfg(test)]
@@ -154,12 +171,20 @@ mod tests {
 
     #[test]
     fn errors_hit_different_pages_and_the_same_ones_for_a_seed() {
-        let chosen = |seed| lost_frames(HugePages::Two, 40, 10, &mut Rand64::new(seed));
+        let chosen = |seed| Failing::choose(HugePages::Two, 40, 10, &mut Rand64::new(seed)).all();
         let lost = chosen(1);
         assert_eq!(lost.len(), 10);
         assert!(lost.windows(2).all(|two| two[0] >> 21 < two[1] >> 21));
         assert!(lost.iter().all(|at| at % FRAME_SIZE == 0 && *at < 80 << 20));
         assert_eq!(lost, chosen(1));
         assert_ne!(lost, chosen(2));
+    }
+
+    #[test]
+    fn what_fails_where_little_does_fails_where_more_does() {
+        let failing = Failing::choose(HugePages::Two, 40, 10, &mut Rand64::new(1));
+        let (few, all) = (failing.some(3), failing.all());
+        assert_eq!((few.len(), all.len()), (3, 10));
+        assert!(few.is_sorted() && few.iter().all(|lost| all.contains(lost)));
     }
 }

@@ -1,5 +1,5 @@
 //! Who works where: disjoint parts of the memory, without the lost frames, which nobody who knows
-//! of them touches.
+//! of them touches, in no case.
 
 use std::ops::Range;
 

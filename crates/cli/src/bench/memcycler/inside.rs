@@ -109,7 +109,7 @@ fn take_turn(setup: &Setup, case: &Case) -> Result<([f64; 3], Vec<Piece>), Bench
             pieces = Piece::of(vm.pagemend().segments().into_iter().filter(used));
         }
     }
-    let ranges = parts(setup.bytes / SLOT, setup.threads.into(), &case.lost);
+    let ranges = parts(setup.bytes / SLOT, setup.threads.into(), &setup.left_out);
     let ranges: Vec<Vec<Range<u64>>> = ranges
         .iter()
         .map(Part::ranges)

@@ -70,7 +70,7 @@ pub(super) fn measure(setup: &Setup, interrupted: &AtomicBool) -> Result<Vec<Sam
                     .map_err(BenchError::system("copying to pages of 4 KiB"))?;
             }
         }
-        let parts = parts(slots, setup.threads.into(), &case.lost);
+        let parts = parts(slots, setup.threads.into(), &setup.left_out);
         ready.push(Ready {
             memory,
             walkers: parts.into_iter().map(Walker::new).collect(),
