@@ -1,6 +1,6 @@
 //! A virtual machine with a stock kernel and the walker in it, under pagemend's VMM or under QEMU: started, talked to, and made to fail.
 //!
-//! The order of the files is the order of things: `wish` says what machine is wanted and how each VMM is asked for it → `line` is the walker's serial port → `memory` finds a guest's frame in the host and breaks it → `api` steers pagemend's VMM, and `events` follows what it reports → `outcome` says what it came to.
+//! The order of the files is the order of things: `wish` says what machine is wanted and how each VMM is asked for it → `start` gets it going → `line` is the walker's serial port → `memory` finds a guest's frame in the host and breaks it → `api` steers pagemend's VMM, and `events` follows what it reports → `outcome` says what it came to.
 
 mod api;
 pub(crate) mod events;
@@ -9,6 +9,7 @@ mod late;
 pub(crate) mod line;
 pub(crate) mod memory;
 pub(crate) mod outcome;
+mod start;
 pub(crate) mod wish;
 
 use crate::trial::Trial;
@@ -23,19 +24,13 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::{Child, ExitStatus};
 use std::time::{Duration, Instant};
-use wish::{Vmm, Wish};
+use wish::Vmm;
 
 /// What is left of a scenario's time for saying why a guest fell silent.
 const LAST_WORDS: Duration = Duration::from_secs(10);
 
 /// Who has not answered an order for so long is not alive, also on a busy machine.
 const SILENCE: Duration = Duration::from_secs(90);
-
-/// Who is not up after so long does not come up, also on a busy machine.
-const COMING_UP: Duration = Duration::from_secs(60);
-
-/// How often a guest is started that is gone before anything has failed.
-const STARTS: usize = 3;
 
 /// Frames that are tried where the host's kernel cannot take one away.
 const TRIES: u64 = 16;
@@ -75,81 +70,6 @@ pub(crate) struct Vm {
 }
 
 impl Vm {
-    /// Starts it, and returns when its walker walks. The emulated machine loses a guest now and then before anything has failed in it (docs/lab.md): it is started again then, and the result says so.
-    pub(crate) fn start(t: &mut Trial, wish: &Wish) -> Result<Self> {
-        for _ in 1..STARTS {
-            match Self::start_once(t, wish) {
-                Ok(vm) => return Ok(vm),
-                Err(error) => t.step(format!("once more, for nothing has failed yet: {error:#}")),
-            }
-        }
-        Self::start_once(t, wish)
-    }
-
-    fn start_once(t: &mut Trial, wish: &Wish) -> Result<Self> {
-        let directory = PathBuf::from(format!("/tmp/vm-{}", std::process::id()));
-        fs::create_dir_all(&directory).context("cannot make a directory for a guest")?;
-        t.step(format!("a guest: {wish}"));
-        let listener = Line::listen(&directory)?;
-        let child = wish.spawn(&directory)?;
-        let line = Line::accept(listener, &child, t.deadline());
-        let line = line.with_context(|| said(&directory))?;
-        let mut vm = Self {
-            memory: GuestMemory::unknown(child.id(), wish.memory),
-            child,
-            line,
-            directory,
-            deadline: t.deadline() - LAST_WORDS,
-            vmm: wish.vmm,
-            paused: false,
-            silent: false,
-            owned: 0,
-            failed: Vec::new(),
-            decoded_before: None,
-        };
-        vm.greet(t)?;
-        vm.memory = GuestMemory::find(vm.child.id(), wish.memory)?;
-        Ok(vm)
-    }
-
-    /// Waits for the walker of a boot.
-    fn greet(&mut self, t: &mut Trial) -> Result<()> {
-        match self
-            .line
-            .hear(self.deadline.min(Instant::now() + COMING_UP))?
-        {
-            Heard::Word(word) => self.met(t, word),
-            Heard::End => bail!(
-                "the VMM ended before its guest was up: {}",
-                said(&self.directory)
-            ),
-            Heard::Silence => bail!("the guest does not come up: {}", self.last_words()),
-        }
-    }
-
-    /// Takes a walker's first word.
-    fn met(&mut self, t: &mut Trial, word: Word) -> Result<()> {
-        let Word::Hello {
-            kernel,
-            vendor,
-            cpus,
-            owned,
-            troubles,
-        } = word
-        else {
-            bail!("the walker said {word:?} before it was up");
-        };
-        t.step(format!(
-            "{kernel} on {cpus} {vendor} owns {} MiB",
-            owned >> 20
-        ));
-        if !troubles.is_empty() {
-            bail!("the guest could not be set up: {}", troubles.join("; "));
-        }
-        self.owned = owned;
-        Ok(())
-    }
-
     fn hear(&mut self) -> Result<Heard> {
         let heard = self
             .line
@@ -299,20 +219,6 @@ impl Vm {
             Fate::Lives(_) => self.survey(t),
             fate => Ok(fate),
         }
-    }
-
-    /// Has the guest start again by itself, and returns when it walks.
-    pub(crate) fn restart(&mut self, t: &mut Trial) -> Result<()> {
-        self.line.say(&Order::Restart)?;
-        self.failed.clear();
-        self.greet(t)
-    }
-
-    /// Has the VMM start the guest again, and returns when it walks.
-    pub(crate) fn reset(&mut self, t: &mut Trial) -> Result<()> {
-        self.steer("vm.reset")?;
-        self.failed.clear();
-        self.greet(t)
     }
 
     /// Has pagemend's VMM do something: a `PUT` of its API.
