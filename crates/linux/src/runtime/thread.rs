@@ -65,6 +65,7 @@ impl Drop for Closing<'_> {
 }
 
 fn serve(shared: &Shared, notices: &Notices) {
+    let mut untouched = VecDeque::new();
     while !shared.stop.load(Ordering::Acquire) {
         let mut ready = [
             PollFd::new(notices, PollFlags::IN),
@@ -75,7 +76,7 @@ fn serve(shared: &Shared, notices: &Notices) {
         let _ = rustix::event::poll(&mut ready, until_heal.as_ref());
         // Read before the slots are looked at, so that a fault posted meanwhile rings again.
         let _ = rustix::io::read(shared.doorbell, &mut [0; 8]);
-        work(shared, notices);
+        work(shared, notices, &mut untouched);
     }
     engine(shared).cancel();
 }
@@ -87,19 +88,19 @@ fn until_heal(mender: &Mender<LinuxHost>) -> Option<Timespec> {
     Timespec::try_from(Duration::from_nanos(nanos)).ok()
 }
 
-/// So many faults are handled in a row before something is filled in the background, so that it gets
-/// done whatever comes.
+/// So many faults are handled in a row before something is done that nobody waits for, so that it
+/// gets done whatever comes.
 const FAULTS_AT_A_TIME: u32 = 16;
 
-/// Does all that there is to do: faults first, then what is to be filled in the background, then those
-/// who wait for all of it, then everything else. When the mender ends, only who waits at a fault.
-fn work(shared: &Shared, notices: &Notices) {
+/// Does all that there is to do: faults at which somebody waits first, then errors that nobody has
+/// touched and what is to be filled in the background in turn, then those who wait for all of it, then
+/// everything else. When the mender ends, only faults and errors.
+fn work(shared: &Shared, notices: &Notices, untouched: &mut VecDeque<Fault>) {
     let mut handled = 0;
     let mut settling = vec![];
     loop {
-        while let Some(fault) = notice(shared, notices) {
-            engine(shared).handle(fault);
-        }
+        // All that have come, at once: while one of these signals is pending, the next is lost.
+        untouched.extend(std::iter::from_fn(|| notice(shared, notices)));
         let ending = shared.stop.load(Ordering::Acquire);
         if (ending || handled < FAULTS_AT_A_TIME)
             && let Some(taken) = slot::take()
@@ -110,6 +111,9 @@ fn work(shared: &Shared, notices: &Notices) {
             continue;
         }
         if ending {
+            for fault in untouched.drain(..) {
+                engine(shared).handle(fault);
+            }
             return;
         }
         let more_faults = handled == FAULTS_AT_A_TIME;
@@ -119,7 +123,12 @@ fn work(shared: &Shared, notices: &Notices) {
             std::thread::yield_now();
         }
         handled = 0;
-        if engine(shared).step() || more_faults {
+        let noticed = untouched.pop_front();
+        let more_errors = noticed.is_some();
+        if let Some(fault) = noticed {
+            engine(shared).handle(fault);
+        }
+        if engine(shared).step() || more_faults || more_errors {
             continue;
         }
         if engine(shared).heal_due() {

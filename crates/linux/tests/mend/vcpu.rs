@@ -29,7 +29,7 @@ fn run_into(address: u64) -> libc::c_int {
     signal_self(libc::BUS_MCEERR_AR, address)
 }
 
-fn signal_self(code: libc::c_int, address: u64) -> libc::c_int {
+pub(crate) fn signal_self(code: libc::c_int, address: u64) -> libc::c_int {
     let poison = Poison {
         signo: libc::SIGBUS,
         errno: 0,
