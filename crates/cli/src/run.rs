@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{ArgGroup, Args, ValueEnum};
-use pagemend::{Heal, Policy};
+use pagemend::{Filling, Heal, Policy};
 use pagemend_vmm::api::{Api, ApiError, ApiSocket, SocketError};
 use pagemend_vmm::seccomp::{self, Seccomp, SeccompError, Task};
 use pagemend_vmm::{
@@ -69,6 +69,16 @@ pub(crate) struct Run {
     /// What is wanted for a page that fails: mend, keep, discard or abandon.
     #[arg(long, default_value_t, help_heading = "Memory")]
     policy: Policy,
+    /// When the bytes of a failed page come back: what somebody touches first, the rest in the
+    /// background (on-demand), or all at once (eager). Pages up to 2 MiB always come back at once.
+    #[arg(
+        long,
+        value_enum,
+        value_name = "WHEN",
+        default_value_t,
+        help_heading = "Memory"
+    )]
+    filling: FillWhen,
     /// When a huge page that was broken up around lost memory is whole again: never, on-ack (the guest
     /// has acknowledged the loss and keeps off it) or now. See docs/vmm.md.
     #[arg(
@@ -144,6 +154,25 @@ pub(crate) struct Run {
     /// Print how it ended as JSON (schema pagemend.run/1), in one line after the console's output.
     #[arg(long)]
     json: bool,
+}
+
+/// The name of each way to fill.
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+enum FillWhen {
+    /// What is touched first, and nobody waits for more than that.
+    #[default]
+    OnDemand,
+    /// All at once: less work in all, and who touches the page waits for all of it.
+    Eager,
+}
+
+impl From<FillWhen> for Filling {
+    fn from(when: FillWhen) -> Self {
+        match when {
+            FillWhen::OnDemand => Self::OnDemand,
+            FillWhen::Eager => Self::Eager,
+        }
+    }
 }
 
 /// The name of each way to heal.
@@ -259,7 +288,7 @@ impl Run {
                 bytes: self.memory.0,
                 kind: self.page_size.kind(),
                 policy: self.policy,
-                filling: pagemend::Filling::default(),
+                filling: self.filling.into(),
                 heal: self.heal.after(self.heal_after),
             },
             vcpus: self.vcpus,

@@ -225,7 +225,7 @@ fn memcycler_measures_every_policy_at_every_fraction_next_to_healthy_memory() {
             .collect();
         let policies = ["split", "mend", "mend+heal"];
         let hit = |pages| policies.map(|policy| (policy, pages)).to_vec();
-        let healthy = vec![("healthy", 0), ("healthy-again", 0)];
+        let healthy = vec![("healthy", 0), ("healthy-again", 0), ("watched", 0)];
         assert_eq!(found, [healthy, hit(1), hit(4)].concat());
         for case in cases {
             quartiles(&case["ratio"]);
@@ -237,7 +237,7 @@ fn memcycler_measures_every_policy_at_every_fraction_next_to_healthy_memory() {
             assert_eq!(bytes, 32 * MIB);
         }
         assert_eq!(number(&cases[0]["ratio_to_healthy"]), 1.0);
-        assert_eq!(number(&cases[5]["hit_fraction"]), 0.25);
+        assert_eq!(number(&cases[6]["hit_fraction"]), 0.25);
         let healed = of(&report, "policy", "mend+heal")[1];
         let pages = healed["pages"].as_array().unwrap();
         assert_eq!(pages.len(), 1, "all of it is huge pages: {healed}");
@@ -259,6 +259,9 @@ fn memcycler_measures_inside_a_guest() {
     let cases = report["cases"].as_array().unwrap();
     assert_eq!(cases.len(), 5);
     for case in cases {
+        let pages = case["pages"].as_array().unwrap().iter();
+        let bytes: u64 = pages.map(|piece| piece["bytes"].as_u64().unwrap()).sum();
+        assert_eq!(bytes, 32 * MIB, "{case}");
         for rate in ["words_per_us", "reads_per_us", "writes_per_us"] {
             assert!(number(&case[rate]) > 0.0, "{case}");
         }

@@ -47,7 +47,7 @@ pub(super) struct Memcycler {
           value_parser = clap::value_parser!(u8).range(0..=100))]
     hit: Vec<u8>,
     /// What was done about it, all unless said; healthy-again is a second memory that nothing happened
-    /// to, which shows how much of a difference says nothing.
+    /// to, which shows how much of a difference says nothing; watched is one that pagemend looks after.
     #[arg(long, value_enum, value_delimiter = ',', default_values_t = Policy::OTHERS)]
     policy: Vec<Policy>,
     /// Use one word every so many bytes only: 4160 is a word a page, and each in another cache set.
@@ -194,12 +194,17 @@ impl Memcycler {
             policy: Policy::Healthy,
             lost: vec![],
         }];
-        if self.policy.contains(&Policy::HealthyAgain) {
-            cases.push(Case {
-                policy: Policy::HealthyAgain,
-                lost: vec![],
-            });
-        }
+        // In a guest every case is watched.
+        let spared = [Policy::HealthyAgain, Policy::Watched].into_iter();
+        let spared = spared.filter(|policy| self.policy.contains(policy));
+        cases.extend(
+            spared
+                .filter(|policy| !(self.guest && *policy == Policy::Watched))
+                .map(|policy| Case {
+                    policy,
+                    lost: vec![],
+                }),
+        );
         for hit in hits {
             let lost = failing.some(hit);
             cases.extend(

@@ -1,6 +1,6 @@
 //! What the machine says of itself.
 
-use pagemend::{FRAME_SIZE, GpaRange, Heal, Policy, Totals};
+use pagemend::{FRAME_SIZE, Filling, GpaRange, Heal, Policy, Progress, Totals};
 use pagemend_guest::route::{Capability, Counts};
 use serde::Serialize;
 
@@ -66,6 +66,7 @@ struct Memory {
     backing: String,
     page_size: u64,
     policy: Policy,
+    filling: Filling,
     heal: HealPolicy,
     ranges: Vec<GpaRange>,
     lost_bytes: u64,
@@ -73,6 +74,21 @@ struct Memory {
     entrusted_bytes: u64,
     /// Of what is lost, that the guest has not been told of yet.
     untold_bytes: u64,
+    /// Pages that are being mended on demand.
+    coming_back: Vec<ComingBack>,
+}
+
+/// How far a page has come.
+#[derive(Serialize)]
+struct ComingBack {
+    page: GpaRange,
+    left_bytes: u64,
+}
+
+impl From<Progress> for ComingBack {
+    fn from(Progress { page, left_bytes }: Progress) -> Self {
+        Self { page, left_bytes }
+    }
 }
 
 impl Info {
@@ -89,11 +105,18 @@ impl Info {
                 backing: kind.to_string(),
                 page_size: kind.page_size().bytes(),
                 policy: config.memory.policy,
+                filling: config.memory.filling,
                 heal: config.memory.heal.into(),
                 ranges: vm.ram().ranges().collect(),
                 lost_bytes: vm.pagemend().with_ledger(|ledger| ledger.lost_bytes()),
                 entrusted_bytes: entrusted_bytes(vm),
                 untold_bytes: vm.waiting().len() as u64 * FRAME_SIZE,
+                coming_back: vm
+                    .pagemend()
+                    .progress()
+                    .into_iter()
+                    .map(Into::into)
+                    .collect(),
             },
             totals: vm.pagemend().totals(),
             guest: vm.capability(),

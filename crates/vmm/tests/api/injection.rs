@@ -47,6 +47,39 @@ fn an_error_that_nobody_touches_is_lost_when_it_is_answered() {
 }
 
 #[test]
+fn a_page_that_is_mended_on_demand_is_seen_coming_back() {
+    let Some(machine) = Machine::start_on_a_gigantic_page() else {
+        println!("skipped: there is no page of 1 GiB");
+        return;
+    };
+    let page = json!({ "start": 0, "len": 1024 * MIB });
+    let wish = json!({ "gpa": 700 * MIB, "kind": "ar", "method": "emulated" });
+    assert_eq!(inject(&machine, wish).status, 200);
+    let coming_back = || {
+        let info = machine.ask("GET", "/api/v1/vm.info", "").body.unwrap();
+        assert_eq!(info["memory"]["filling"], "on-demand");
+        info["memory"]["coming_back"].as_array().unwrap().clone()
+    };
+    assert_eq!(coming_back(), [] as [Value; 0]);
+    machine
+        .vm
+        .ram()
+        .read(Gpa::new(300 * MIB), &mut [0; 8])
+        .unwrap();
+    let mut seen = vec![];
+    while let [now] = &coming_back()[..] {
+        assert_eq!(now["page"], page);
+        seen.push(now["left_bytes"].as_u64().unwrap());
+    }
+    assert!(!seen.is_empty() && seen[0] < 1024 * MIB, "{seen:?}");
+    assert!(
+        seen.is_sorted_by(|before, after| before >= after),
+        "{seen:?}"
+    );
+    assert_eq!(machine.vm.pagemend().totals().mended, 1);
+}
+
+#[test]
 fn a_random_frame_is_named_with_the_seed_that_gives_it_again() {
     let frame = |seed: Option<&Value>| {
         let machine = Machine::start();

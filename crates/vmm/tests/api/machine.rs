@@ -7,7 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use pagemend::{MemoryKind, Policy};
+use pagemend::probe::Pool;
+use pagemend::{MemoryKind, PageSize, Policy, resize_pool};
 use pagemend_vmm::api::{Api, ApiSocket, Client};
 use pagemend_vmm::guests::parrot;
 use pagemend_vmm::seccomp::Seccomp;
@@ -47,12 +48,29 @@ pub(crate) struct Answer {
 impl Machine {
     pub(crate) fn start() -> Self {
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        Self::start_on(MemoryKind::Shmem, 64 * MIB, turn)
+    }
+
+    /// On one page of 1 GiB; none where the pool has none and cannot be grown.
+    pub(crate) fn start_on_a_gigantic_page() -> Option<Self> {
+        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        let pool = Pool::of(PageSize::SIZE_1G)?;
+        let missing = u64::from(pool.spare() == 0);
+        let got = resize_pool(PageSize::SIZE_1G, pool.total + missing);
+        if got.ok() != Some(pool.total + missing) {
+            return None;
+        }
+        let kind = MemoryKind::Hugetlb(PageSize::SIZE_1G);
+        Some(Self::start_on(kind, 1024 * MIB, turn))
+    }
+
+    fn start_on(kind: MemoryKind, bytes: u64, turn: MutexGuard<'static, ()>) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("api");
         let vm = Vm::new(VmConfig {
             memory: MemoryConfig {
-                bytes: 64 * MIB,
-                kind: MemoryKind::Shmem,
+                bytes,
+                kind,
                 policy: Policy::Mend,
                 filling: pagemend::Filling::default(),
                 heal: pagemend::Heal::Never,

@@ -105,6 +105,12 @@ pub(super) fn take(
     })?;
     let touches = touch::touches(vm.ram(), first.len())?;
     check(&touches, first.len())?;
+    let lost_frames = vm.pagemend().with_ledger(|ledger| ledger.len());
+    if lost_frames != errors {
+        return Err(BenchError::NotMended {
+            why: format!("{errors} errors have cost {lost_frames} frames"),
+        });
+    }
     let khz = f64::from(vm.tsc_khz());
     let micros = |ticks: u64| ticks as f64 / khz * 1e3;
     Ok(AtOnce {
@@ -113,7 +119,7 @@ pub(super) fn take(
         pages: hits.pages.len() as u64,
         vcpu: touches.iter().map(|touch| micros(touch.ticks)).collect(),
         device,
-        lost_frames: vm.pagemend().with_ledger(|ledger| ledger.len()),
+        lost_frames,
     })
 }
 

@@ -16,6 +16,7 @@ use crate::bench::pieces::{Piece, listed};
 use crate::bench::plot::{Plot, Row};
 use crate::bench::spread::Times;
 use crate::bench::table::{Table, time};
+use crate::size::Size;
 
 /// A page size that was not measured.
 #[derive(Debug, Serialize)]
@@ -149,7 +150,9 @@ impl BlackoutReport {
         self.compare_with_rfc();
         for (huge, many) in std::mem::take(&mut self.at_once) {
             let page_size = huge.size();
-            let touched = Times::of(many.vcpu);
+            let (touched, device) = (Times::of(many.vcpu), Times::of(many.device));
+            let longest = touched.iter().chain(&device).map(|times| times.max_us);
+            let longest = longest.reduce(f64::max);
             let single = self
                 .cases
                 .iter()
@@ -162,10 +165,10 @@ impl BlackoutReport {
                 pages: many.pages,
                 lost_frames: many.lost_frames,
                 touched,
-                device: Times::of(many.device),
-                longest_ratio_to_single_p99: touched
+                device,
+                longest_ratio_to_single_p99: longest
                     .zip(single)
-                    .map(|(many, single)| many.max_us / single.p99_us),
+                    .map(|(longest, single)| longest / single.p99_us),
             });
         }
     }
@@ -364,8 +367,9 @@ impl Many {
         } = self;
         writeln!(
             out,
-            "{errors} errors at once in {pages} pages of {page_size}: {lost_frames} frames lost, \
-             no other"
+            "{errors} errors at once over {}, in {pages} pages of {page_size}: {lost_frames} frames \
+             lost, no other",
+            Size(self.memory_bytes)
         )?;
         for (who, times) in [("a vCPU", &self.touched), ("a device", &self.device)] {
             if let Some(Times {
@@ -384,7 +388,7 @@ impl Many {
         match self.longest_ratio_to_single_p99 {
             Some(ratio) => writeln!(
                 out,
-                "  the vCPU's longest wait is {ratio:.1} x the 99th percentile with one failed page"
+                "  the longest wait is {ratio:.1} x the 99th percentile with one failed page"
             ),
             None => Ok(()),
         }

@@ -21,6 +21,8 @@ pub(super) enum Policy {
     Healthy,
     /// There were none here either: how far apart two memories are that are alike.
     HealthyAgain,
+    /// There were none, and pagemend is there for when there is one.
+    Watched,
     /// Each page that was hit is pages of 4 KiB now.
     Split,
     /// Each page that was hit was mended.
@@ -33,13 +35,19 @@ pub(super) enum Policy {
 
 impl Policy {
     /// What can be compared with healthy memory.
-    pub(super) const OTHERS: [Self; 4] =
-        [Self::HealthyAgain, Self::Split, Self::Mend, Self::MendHeal];
+    pub(super) const OTHERS: [Self; 5] = [
+        Self::HealthyAgain,
+        Self::Watched,
+        Self::Split,
+        Self::Mend,
+        Self::MendHeal,
+    ];
 
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Healthy => "healthy",
             Self::HealthyAgain => "healthy again",
+            Self::Watched => "watched",
             Self::Split => "split",
             Self::Mend => "mend",
             Self::MendHeal => "mend+heal",
@@ -48,7 +56,12 @@ impl Policy {
 
     /// Whether nothing happens to the memory.
     pub(super) fn spares(self) -> bool {
-        matches!(self, Self::Healthy | Self::HealthyAgain)
+        matches!(self, Self::Healthy | Self::HealthyAgain | Self::Watched)
+    }
+
+    /// Whether pagemend looks after the memory.
+    pub(super) fn is_watched(self) -> bool {
+        self.mends() || self == Self::Watched
     }
 
     /// Whether pages that were hit are mended.

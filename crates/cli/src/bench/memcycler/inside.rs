@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use pagemend::{Cause, Filling, Gpa, GuestMemory, Inject, Segment};
+use pagemend::{Cause, Filling, Gpa, GpaRange, GuestMemory, Inject, Segment};
 use pagemend_vmm::guests::memcycler::{self, Work};
 use pagemend_vmm::seccomp::Seccomp;
 use pagemend_vmm::{Console, CpuModel, End, MemoryConfig, Notify, Payload, Untold, Vm, VmConfig};
@@ -87,7 +87,7 @@ fn take_turn(setup: &Setup, case: &Case) -> Result<([f64; 3], Vec<Piece>), Bench
     memcycler::fill(vm.ram(), own..all)?;
     let mut pieces = setup.split_pieces(case);
     match case.policy {
-        Policy::Healthy | Policy::HealthyAgain => {}
+        Policy::Healthy | Policy::HealthyAgain | Policy::Watched => {}
         Policy::Split => {
             for lost in &case.lost {
                 memory
@@ -105,8 +105,18 @@ fn take_turn(setup: &Setup, case: &Case) -> Result<([f64; 3], Vec<Piece>), Bench
                     .ranges()
                     .try_for_each(|range| heal(vm.pagemend(), range))?;
             }
-            let used = |segment: &Segment| segment.gpa.start().get() >= own;
-            pieces = Piece::of(vm.pagemend().segments().into_iter().filter(used));
+            let mended = vm.pagemend().totals().mended;
+            if mended != case.lost.len() as u64 {
+                return Err(BenchError::NotMended {
+                    why: format!("{mended} of {} pages were mended", case.lost.len()),
+                });
+            }
+            pieces = Piece::of(vm.pagemend().segments().into_iter().filter_map(|segment| {
+                let start = segment.gpa.start().get().max(own);
+                let len = segment.gpa.end().get().checked_sub(start)?;
+                let gpa = GpaRange::new(Gpa::new(start), len).filter(|used| !used.is_empty())?;
+                Some(Segment { gpa, ..segment })
+            }));
         }
     }
     let ranges = parts(setup.bytes / SLOT, setup.threads.into(), &setup.left_out);

@@ -57,7 +57,7 @@ pub(super) fn measure(setup: &Setup, interrupted: &AtomicBool) -> Result<Vec<Sam
     let mut ready = vec![];
     for (number, (case, memory)) in setup.cases.iter().zip(memories).enumerate() {
         let pieces = match (case.policy, &pagemend) {
-            (policy, Some(pagemend)) if policy.mends() => {
+            (policy, Some(pagemend)) if policy.is_watched() => {
                 let own = pagemend.segments().into_iter();
                 Piece::of(own.filter(|segment: &Segment| case_of(segment.gpa.start()) == number))
             }
@@ -113,11 +113,13 @@ fn case_of(gpa: Gpa) -> usize {
     (gpa.get() >> 40) as usize
 }
 
-/// Has the errors of all cases happen that are mended; `None` where there are none.
+/// Has pagemend look after the memory of all cases for which it does, and their errors happen; `None`
+/// where there are none.
 fn mend(setup: &Setup, memories: &[Arc<GuestMemory>]) -> Result<Option<Pagemend>, BenchError> {
     let cases = setup.cases.iter().zip(memories).enumerate();
-    let mended: Vec<(usize, (&Case, &Arc<GuestMemory>))> =
-        cases.filter(|(_, (case, _))| case.policy.mends()).collect();
+    let mended: Vec<(usize, (&Case, &Arc<GuestMemory>))> = cases
+        .filter(|(_, (case, _))| case.policy.is_watched())
+        .collect();
     if mended.is_empty() {
         return Ok(None);
     }
