@@ -1,6 +1,7 @@
 //! A stock Linux guest that acknowledges its errors: the memory around them becomes huge pages again under it, and it goes on.
 
 use crate::registry::Family;
+use crate::scenarios::ghes::COST;
 use crate::scenarios::vm_errors::scenario;
 use crate::trial::Trial;
 use crate::vm::wish::{Backing, Model, Vmm, Wish};
@@ -21,7 +22,7 @@ inventory::submit! {
             (wish(Backing::Huge2M, Model::Amd, 4), Set::All),
             (wish(Backing::Huge1G, Model::Amd, 1), Set::All),
         ];
-        wishes.map(|(wish, set)| scenario("heal", wish, set, "errors that were healed in", run)).into()
+        wishes.map(|(wish, set)| scenario("heal", wish, set, ["errors that were healed in", COST], run)).into()
     })
 }
 

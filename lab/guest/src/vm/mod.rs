@@ -301,6 +301,14 @@ impl Vm {
         why.map(ToOwned::to_owned).collect()
     }
 
+    /// Whether pagemend's VMM has reported such an event.
+    pub(crate) fn reported(&self, meant: impl Fn(&Value) -> bool) -> bool {
+        let events = fs::read_to_string(self.directory.join(wish::EVENTS)).unwrap_or_default();
+        // The last line may not be whole yet.
+        let mut events = events.lines().flat_map(serde_json::from_str);
+        events.any(|event| meant(&event))
+    }
+
     fn console(&self) -> String {
         let bytes = fs::read(self.directory.join(wish::CONSOLE)).unwrap_or_default();
         String::from_utf8_lossy(&bytes).into_owned()
