@@ -16,7 +16,7 @@ use crate::trial::Trial;
 use anyhow::{Context, Result, bail};
 use events::Events;
 use line::{Heard, Line};
-use memory::GuestMemory;
+use memory::{GuestMemory, Mapped};
 use pagemend_lab_protocol::walker::{Order, Survey, Use, Word};
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -248,6 +248,11 @@ impl Vm {
     pub(crate) fn entrusted(&self) -> Result<BTreeSet<u64>> {
         let ledger = api::ask(&self.directory.join(wish::API), "GET", "memory.ledger")?;
         api::entrusted_frames(&ledger)
+    }
+
+    /// What of the guest's memory the VMM has mapped, besides hugetlb pages.
+    pub(crate) fn mapped(&self) -> Result<Mapped> {
+        self.memory.mapped()
     }
 
     /// Whether there is time for another survey.
