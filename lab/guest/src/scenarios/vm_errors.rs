@@ -18,6 +18,7 @@ inventory::submit! {
         let found = [
             (Wish::new(Pagemend, Huge2M, Amd, 1), Set::Default),
             (Wish::new(Qemu, Huge2M, Amd, 1), Set::Default),
+            (Wish::new(Pagemend, Huge2M, Amd, 4), Set::All),
             (Wish::new(Qemu, Huge2M, Intel, 4), Set::All),
             (Wish::new(Pagemend, Huge1G, Amd, 4), Set::All),
             (Wish::new(Qemu, Huge1G, Amd, 4), Set::All),
@@ -28,6 +29,7 @@ inventory::submit! {
         let found = found.map(|(wish, set)| scenario("found", wish, set, ["errors that a scrubber finds in", COST], errors));
         let touched = [
             (Wish::new(Pagemend, Huge2M, Intel, 1).late(), Set::All),
+            (Wish::new(Pagemend, Huge2M, Amd, 1).late(), Set::All),
             (Wish::new(Pagemend, Huge2M, Amd, 4).late(), Set::All),
             (Wish::new(Qemu, Huge2M, Amd, 4).late(), Set::All),
             (Wish::new(Qemu, Huge2M, Intel, 1).late(), Set::All),
