@@ -38,19 +38,17 @@ inventory::submit! {
         ];
         let touched = touched.map(|(wish, set)| {
             let cost = if wish.model == Intel { COST_OR_NEW_START } else { COST };
-            scenario("touched", wish, set, ["errors that the guest meets by touch in", cost], errors)
+            scenario("touched", wish, set, ["errors that are met by touch in", cost], errors)
         });
         // Before it knows of an error nobody is to touch it: it may not recover from a machine check.
         let intel = Wish::new(Pagemend, Huge2M, Intel, 4);
-        let intel = scenario("told", intel, Set::All, [ONE_BY_ONE, COST], |t, w| told(t, w, 4));
+        let intel = scenario("told", intel, Set::All, ["4 errors in a row, of which its kernel has spoken before anyone touches them, in", COST], |t, w| told(t, w, 4));
         found.into_iter().chain(touched).chain([intel]).collect()
     })
 }
 
 /// What errors come to that a guest may touch before it has heard of them, if its processors need not let it recover.
 pub(crate) const COST_OR_NEW_START: &str = "cost it the failed frames alone if it can recover or has heard of them before it touches them, and otherwise a new start, after which its memory is whole";
-/// Errors of which a guest hears that could not recover from touching them.
-pub(crate) const ONE_BY_ONE: &str = "errors, one after the other and none touched before the guest's kernel has spoken of it, in the walker's memory of";
 
 pub(crate) fn scenario(
     family: &str,
