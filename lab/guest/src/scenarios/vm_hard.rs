@@ -118,7 +118,7 @@ fn pause(t: &mut Trial, wish: &Wish) -> Result<()> {
             frames.insert(frame);
         }
     }
-    // While one page is mended the host cannot take every other one away; a few of sixteen it always can.
+    // Not each of the sixteen comes to something while nobody touches what failed before: 11 and 14 were seen.
     t.claim("at least four frames failed", frames.len() >= 4);
     vm.steer("vm.resume")?;
     let fate = vm.settle(t, &frames)?;
