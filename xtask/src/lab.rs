@@ -47,7 +47,7 @@ pub(crate) struct Arguments {
     /// Write the results as JUnit XML
     #[arg(long, value_name = "FILE")]
     junit: Option<PathBuf>,
-    /// Write docs/kernel-behaviour-VERSION.md from this run, which must be a whole one, or docs/vm-outcomes.md, which needs 'vm-*'
+    /// Write docs/kernel-behaviour-VERSION.md from this run, which must be a whole one, or docs/vm-outcomes.md and the README's table, which need 'vm-*'
     #[arg(long)]
     table: bool,
     /// Test the lab itself: scenarios that are wrong must fail, each for its reason
@@ -141,7 +141,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<ExitCode> {
             ..options
         })?;
         let kernels = write_tables(&docs, &scenarios, &reports)?;
-        let machines = write_outcomes(&docs, &scenarios, &reports)?;
+        let machines = write_outcomes(&workspace, &scenarios, &reports)?;
         for path in kernels.into_iter().chain(machines) {
             println!("wrote {}", path.display());
         }

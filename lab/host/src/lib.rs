@@ -1,9 +1,10 @@
 //! The lab's host side: it finds QEMU and kernels, boots them with the lab's init program, lets scenarios run inside and judges what came of them.
 //!
-//! The way of a run, in the order of the files: [`Options`] → `program` builds the guest's program and asks it for its scenarios → `plan` puts scenarios together into boots and `room` sees how many fit side by side → `kernel`, `modules`, `cpio`, `inside` and `image` make what is booted → `qemu` starts the machine → `boot` talks to it, with `monitor` for what only the hypervisor can do → `console` looks for what the kernel did not report itself → `report`, `junit`, `table` and `outcomes` say it.
+//! The way of a run, in the order of the files: [`Options`] → `program` builds the guest's program and asks it for its scenarios → `plan` puts scenarios together into boots and `room` sees how many fit side by side → `kernel`, `modules`, `cpio`, `inside` and `image` make what is booted → `qemu` starts the machine → `boot` talks to it, with `monitor` for what only the hypervisor can do → `console` looks for what the kernel did not report itself → `report`, `comparison`, `junit`, `table`, `outcomes` and `readme` say it.
 
 mod attach;
 mod boot;
+mod comparison;
 mod console;
 mod cpio;
 mod image;
@@ -17,6 +18,7 @@ mod outcomes;
 mod plan;
 mod program;
 mod qemu;
+mod readme;
 mod report;
 mod room;
 mod run;

@@ -1,5 +1,6 @@
-//! The document on what becomes of virtual machines: the `vm-*` scenarios of a run as one table, VMM beside VMM. It holds nothing that changes from run to run.
+//! The document on what becomes of virtual machines: the `vm-*` scenarios of a run as one table, VMM beside VMM. It holds no times and no counts of work; what may still differ from run to run is in docs/lab.md.
 
+use crate::readme;
 use anyhow::{Context, Result};
 use pagemend_lab_protocol::{Report, ScenarioInfo, Verdict};
 use std::collections::BTreeMap;
@@ -10,30 +11,85 @@ use std::path::{Path, PathBuf};
 /// What their names begin with.
 const FAMILY: &str = "vm-";
 
-/// Writes `vm-outcomes.md` into a directory, if the run has every scenario about virtual machines.
+/// Writes `docs/vm-outcomes.md` and the README's table into a workspace, if the run has every scenario about virtual machines.
 ///
 /// # Errors
-/// The file cannot be written.
+/// A file cannot be read or written, or the README has no place for the table.
 pub fn write_outcomes(
-    directory: &Path,
+    workspace: &Path,
     scenarios: &[ScenarioInfo],
     reports: &[Report],
-) -> Result<Option<PathBuf>> {
+) -> Result<Vec<PathBuf>> {
     let ours = |name: &str| name.starts_with(FAMILY);
     let reports: Vec<_> = reports.iter().filter(|report| ours(&report.name)).collect();
     let run = |scenario: &ScenarioInfo| reports.iter().any(|report| report.name == scenario.name);
     let mut wanted = scenarios.iter().filter(|scenario| ours(&scenario.name));
     if reports.is_empty() || !wanted.all(run) {
-        return Ok(None);
+        return Ok(Vec::new());
     }
-    let path = directory.join("vm-outcomes.md");
-    fs::write(&path, document(&reports))
-        .with_context(|| format!("cannot write {}", path.display()))?;
-    Ok(Some(path))
+    let release = reports.first().map_or("", |report| report.kernel.as_str());
+    let outcomes: Vec<_> = reports.iter().filter_map(|r| Outcome::of(r)).collect();
+    let document = document(release, &outcomes);
+    let (path, readme) = (
+        workspace.join("docs/vm-outcomes.md"),
+        workspace.join("README.md"),
+    );
+    let text =
+        fs::read_to_string(&readme).with_context(|| format!("cannot read {}", readme.display()))?;
+    let condensed = readme::with_table(&text, release, &outcomes)?;
+    for (path, text) in [(&path, document), (&readme, condensed)] {
+        fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(vec![path, readme])
 }
 
-fn document(reports: &[&Report]) -> String {
-    let release = reports.first().map_or("", |report| report.kernel.as_str());
+/// What became of one machine under one VMM.
+pub(crate) struct Outcome<'a> {
+    pub(crate) family: &'a str,
+    /// Memory, processor and number of vCPUs.
+    pub(crate) machine: &'a str,
+    /// The VMM, as scenarios' names have it.
+    pub(crate) vmm: &'a str,
+    /// What it calls itself.
+    pub(crate) version: String,
+    pub(crate) errors: String,
+    pub(crate) guest: &'static str,
+    pub(crate) lost: String,
+    pub(crate) healthy: String,
+    known: String,
+}
+
+impl<'a> Outcome<'a> {
+    /// That of a report, if it is about a virtual machine.
+    pub(crate) fn of(report: &'a Report) -> Option<Self> {
+        let words: Vec<&str> = report.name.strip_prefix(FAMILY)?.split('/').collect();
+        let [family, machine, vmm] = words[..] else {
+            return None;
+        };
+        let measured = |name| report.measured(name).unwrap_or_default();
+        Some(Self {
+            family,
+            machine,
+            vmm,
+            version: report.measured("vmm").unwrap_or_else(|| vmm.to_owned()),
+            errors: measured("errors"),
+            guest: match (report.verdict, measured("guest_alive").as_str()) {
+                (Verdict::Skip, _) => "not run",
+                (_, "true") => "lives",
+                (_, "false") => "dies",
+                _ => "?",
+            },
+            lost: bytes(&measured("lost_bytes")),
+            healthy: bytes(&measured("healthy_bytes_lost")),
+            known: match measured("guest_hardware_corrupted_kb").as_str() {
+                "null" | "" => String::new(),
+                kib => format!("{kib} KiB"),
+            },
+        })
+    }
+}
+
+fn document(release: &str, outcomes: &[Outcome]) -> String {
     let mut text = format!(
         "# What becomes of a virtual machine when its memory fails\n\n\
          Seen with {release} as the host's kernel and the guest's. Written by `cargo xtask lab 'vm-*' --table`; do not edit.\n\n\
@@ -44,49 +100,37 @@ fn document(reports: &[&Report]) -> String {
          *Known* is what the guest's kernel counts as failed (`HardwareCorrupted`). \
          Names are memory, processor and number of vCPUs.\n"
     );
-    let mut families: BTreeMap<&str, Vec<(&str, &str, &Report)>> = BTreeMap::new();
-    for report in reports {
-        let words: Vec<&str> = report.name.split('/').collect();
-        if let [family, machine, vmm] = words.as_slice() {
-            let family = family.trim_start_matches(FAMILY);
-            families
-                .entry(family)
-                .or_default()
-                .push((machine, vmm, report));
-        }
+    let mut families: BTreeMap<&str, Vec<&Outcome>> = BTreeMap::new();
+    for outcome in outcomes {
+        families.entry(outcome.family).or_default().push(outcome);
     }
     for (family, rows) in families {
         let _ = write!(
             text,
             "\n## {family}\n\n| | VMM | errors | guest | lost | healthy | known |\n|---|---|---|---|---|---|---|\n"
         );
-        for (machine, vmm, report) in rows {
-            row(&mut text, machine, vmm, report);
+        for row in rows {
+            let Outcome {
+                machine,
+                version,
+                errors,
+                lost,
+                healthy,
+                known,
+                ..
+            } = row;
+            let guest = if row.guest == "dies" {
+                "**dies**"
+            } else {
+                row.guest
+            };
+            let _ = writeln!(
+                text,
+                "| {machine} | {version} | {errors} | {guest} | {lost} | {healthy} | {known} |"
+            );
         }
     }
     text
-}
-
-fn row(text: &mut String, machine: &str, vmm: &str, report: &Report) {
-    let measured = |name| report.measured(name).unwrap_or_default();
-    let vmm = report.measured("vmm").unwrap_or_else(|| vmm.to_owned());
-    let guest = match (report.verdict, measured("guest_alive").as_str()) {
-        (Verdict::Skip, _) => "not run",
-        (_, "true") => "lives",
-        (_, "false") => "**dies**",
-        _ => "?",
-    };
-    let _ = writeln!(
-        text,
-        "| {machine} | {vmm} | {} | {guest} | {} | {} | {} |",
-        measured("errors"),
-        bytes(&measured("lost_bytes")),
-        bytes(&measured("healthy_bytes_lost")),
-        match measured("guest_hardware_corrupted_kb").as_str() {
-            "null" | "" => String::new(),
-            kib => format!("{kib} KiB"),
-        }
-    );
 }
 
 /// A number of bytes, in the largest unit that leaves nothing over.
@@ -105,12 +149,12 @@ fn bytes(number: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use pagemend_lab_protocol::{Measurement, Needs, Set};
     use serde_json::{Value, json};
 
-    fn report(name: &str, seen: &[(&str, Value)]) -> Report {
+    pub(crate) fn report(name: &str, seen: &[(&str, Value)]) -> Report {
         let measurement = |(name, value): &(&str, Value)| Measurement {
             name: (*name).into(),
             value: value.clone(),
@@ -160,7 +204,8 @@ mod tests {
             report("vm-found/2m/a", &ours),
             report("vm-found/2m/b", &theirs),
         );
-        let text = document(&[&a, &b]);
+        let outcomes = [&a, &b].map(|report| Outcome::of(report).unwrap());
+        let text = document(&a.kernel, &outcomes);
         assert!(text.contains(
             "| 2m | pagemend 0.1.0 | 2 | lives | 8 KiB | 0 | 8 KiB |\n\
              | 2m | QEMU 7.2.22 | 1 | **dies** | 512 MiB | 524284 KiB |  |\n"
@@ -176,9 +221,16 @@ mod tests {
             scenario("kernel/x"),
         ];
         let (a, b) = (report("vm-a/x/y", &[]), report("vm-b/x/y", &[]));
+        let readme = directory.path().join("README.md");
+        fs::create_dir(directory.path().join("docs")).unwrap();
+        fs::write(&readme, format!("{}\n{}\n", readme::BEGIN, readme::END)).unwrap();
         let write =
             |reports: &[Report]| write_outcomes(directory.path(), &scenarios, reports).unwrap();
-        assert_eq!(write(std::slice::from_ref(&a)), None);
-        assert!(write(&[a, b]).is_some_and(|path| path.is_file()));
+        assert!(write(std::slice::from_ref(&a)).is_empty());
+        let written = write(&[a, b]);
+        assert_eq!(
+            written,
+            [directory.path().join("docs/vm-outcomes.md"), readme]
+        );
     }
 }

@@ -1,5 +1,6 @@
 //! What the lab says: a line a scenario while it runs, a summary, a file for machines.
 
+use crate::comparison::comparison;
 use anyhow::{Context, Result};
 use pagemend_lab_protocol::{Report, Verdict};
 use std::fmt::Write;
@@ -46,13 +47,17 @@ pub(crate) fn details(report: &Report) -> String {
     text
 }
 
-/// The summary of a run, with everything known of each failure.
+/// The summary of a run, with everything known of each failure, and what became of virtual machines.
 #[must_use]
 pub fn summary(reports: &[Report]) -> String {
     let mut text = String::new();
     for report in reports.iter().filter(|r| r.verdict == Verdict::Fail) {
         let _ = writeln!(text, "\n{} on {}", line(report), report.kernel);
         text.push_str(&details(report));
+    }
+    let machines = comparison(reports);
+    if !machines.is_empty() {
+        let _ = write!(text, "\n{machines}");
     }
     let count = |verdict| reports.iter().filter(|r| r.verdict == verdict).count();
     let _ = write!(

@@ -2,7 +2,7 @@
 
 use crate::registry::{Family, Scenario};
 use crate::trial::Trial;
-use crate::scenarios::ghes::told;
+use crate::scenarios::ghes::{COST, told};
 use crate::vm::wish::{Backing, Model, Vmm, Wish};
 use crate::vm::{Fate, Vm, kvm, outcome};
 use anyhow::Result;
@@ -18,6 +18,7 @@ inventory::submit! {
         let found = [
             (Wish::new(Pagemend, Huge2M, Amd, 1), Set::Default),
             (Wish::new(Qemu, Huge2M, Amd, 1), Set::Default),
+            (Wish::new(Pagemend, Huge2M, Amd, 4), Set::All),
             (Wish::new(Qemu, Huge2M, Intel, 4), Set::All),
             (Wish::new(Pagemend, Huge1G, Amd, 4), Set::All),
             (Wish::new(Qemu, Huge1G, Amd, 4), Set::All),
@@ -25,34 +26,41 @@ inventory::submit! {
             (Wish::new(Pagemend, Small, Amd, 1), Set::All),
             (Wish::new(Qemu, Small, Amd, 1), Set::All),
         ];
-        let found = found.map(|(wish, set)| scenario("found", wish, set, "errors that a scrubber finds in", errors));
+        let found = found.map(|(wish, set)| scenario("found", wish, set, ["errors that a scrubber finds in", COST], errors));
         let touched = [
             (Wish::new(Pagemend, Huge2M, Intel, 1).late(), Set::All),
+            (Wish::new(Pagemend, Huge2M, Amd, 1).late(), Set::All),
             (Wish::new(Pagemend, Huge2M, Amd, 4).late(), Set::All),
             (Wish::new(Qemu, Huge2M, Amd, 4).late(), Set::All),
             (Wish::new(Qemu, Huge2M, Intel, 1).late(), Set::All),
             (Wish::new(Pagemend, Huge1G, Amd, 1).late(), Set::All),
             (Wish::new(Pagemend, Small, Amd, 1).late(), Set::All),
         ];
-        let touched = touched.map(|(wish, set)| scenario("touched", wish, set, "errors that the guest meets by touch in", errors));
+        let touched = touched.map(|(wish, set)| {
+            let cost = if wish.model == Intel { COST_OR_NEW_START } else { COST };
+            scenario("touched", wish, set, ["errors that are met by touch in", cost], errors)
+        });
         // Before it knows of an error nobody is to touch it: it may not recover from a machine check.
         let intel = Wish::new(Pagemend, Huge2M, Intel, 4);
-        let intel = scenario("found", intel, Set::All, "errors that a scrubber finds in", |t, w| told(t, w, 4));
+        let intel = scenario("told", intel, Set::All, ["4 errors in a row, of which its kernel has spoken before anyone touches them, in", COST], |t, w| told(t, w, 4));
         found.into_iter().chain(touched).chain([intel]).collect()
     })
 }
+
+/// What errors come to that a guest may touch before it has heard of them, if its processors need not let it recover.
+pub(crate) const COST_OR_NEW_START: &str = "cost it the failed frames alone if it can recover or has heard of them before it touches them, and otherwise a new start, after which its memory is whole";
 
 pub(crate) fn scenario(
     family: &str,
     wish: Wish,
     set: Set,
-    what: &str,
+    [before, after]: [&str; 2],
     run: fn(&mut Trial, &Wish) -> Result<()>,
 ) -> Scenario {
     let machine = wish.machine();
     let proves = match wish.vmm {
-        Vmm::Pagemend => format!("{what} a guest on {machine} cost it the failed frames alone, its kernel knows of them and no others, and it goes on"),
-        Vmm::Qemu => format!("what {what} a guest on {machine} cost it under QEMU"),
+        Vmm::Pagemend => format!("{before} a guest on {machine} {after}"),
+        Vmm::Qemu => format!("what {before} a guest on {machine} cost it under QEMU"),
     };
     Scenario {
         info: ScenarioInfo {

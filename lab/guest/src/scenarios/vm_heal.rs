@@ -21,12 +21,18 @@ inventory::submit! {
             (wish(Backing::Huge2M, Model::Amd, 4), Set::All),
             (wish(Backing::Huge1G, Model::Amd, 1), Set::All),
         ];
-        wishes.map(|(wish, set)| scenario("heal", wish, set, "errors that were healed in", run)).into()
+        wishes.map(|(wish, set)| scenario("heal", wish, set, ["errors that were healed in", HEALED], run)).into()
     })
 }
 
+/// What errors come to that are healed.
+const HEALED: &str = "cost it the failed frames alone, its kernel knows of them and no others, it goes on, and its host has none of its memory in 4 KiB pages any more";
+
 /// Errors, far from each other.
 const ERRORS: u64 = 3;
+
+/// Bytes of what is healed at once.
+const HUGE: u64 = 2 << 20;
 
 fn run(t: &mut Trial, wish: &Wish) -> Result<()> {
     let mut vm = Vm::start(t, wish)?;
@@ -37,6 +43,7 @@ fn run(t: &mut Trial, wish: &Wish) -> Result<()> {
         vm.fail(Use::Walker, frame)?;
         frames.insert(frame);
     }
+    let stretches: BTreeSet<u64> = frames.iter().map(|frame| frame * 4096 / HUGE).collect();
     let mut fate = vm.settle(t, &frames)?;
     t.step("the guest acknowledges, and keeps off");
     while let Fate::Lives(_) = fate
@@ -52,5 +59,11 @@ fn run(t: &mut Trial, wish: &Wish) -> Result<()> {
         fate = vm.survey(t)?;
     }
     t.equal("frames that the guest keeps off by itself", vm.entrusted()?, frames);
-    outcome::judge(t, wish, &vm, &fate)
+    outcome::judge(t, wish, &vm, &fate)?;
+    if let Fate::Lives(_) = fate {
+        let mapped = vm.mapped()?;
+        t.equal("bytes of the guest's memory that the VMM has in 4 KiB pages", mapped.small, 0);
+        t.claim("what was healed is transparent huge pages", mapped.huge >= stretches.len() as u64 * HUGE);
+    }
+    Ok(())
 }

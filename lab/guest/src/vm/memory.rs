@@ -5,6 +5,7 @@ use anyhow::{Context, Result, bail};
 use rustix::io::pread;
 use std::fs::{self, File};
 use std::io;
+use std::ops::Range;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -60,6 +61,13 @@ impl GuestMemory {
         }
     }
 
+    /// What of it the VMM has mapped now, besides hugetlb pages.
+    pub(super) fn mapped(&self) -> Result<Mapped> {
+        let path = format!("/proc/{}/smaps", self.vmm);
+        let smaps = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
+        Ok(mapped(&smaps, self.base..self.base + self.len))
+    }
+
     /// Whether what was made to fail is gone. A page that the host's kernel calls failed and cannot unmap it leaves to the VMM, which it has told: that one is awaited.
     fn taken(&self, address: u64, host: u64) -> Result<bool> {
         let patience = Instant::now() + PATIENCE;
@@ -88,6 +96,35 @@ impl GuestMemory {
         // Bit 63: present. Bits 0 to 54: the frame.
         Ok((entry >> 63 == 1).then_some(entry & ((1 << 55) - 1)))
     }
+}
+
+/// Bytes of guest memory by the size of the mappings that they are in.
+#[derive(Debug, Default, Eq, PartialEq)]
+pub(crate) struct Mapped {
+    /// Transparent huge pages that are mapped whole.
+    pub(crate) huge: u64,
+    /// 4 KiB pages.
+    pub(crate) small: u64,
+}
+
+/// What `/proc/PID/smaps` says of the mappings that begin in a range. It counts no hugetlb page as resident.
+fn mapped(smaps: &str, range: Range<u64>) -> Mapped {
+    let (mut inside, mut resident, mut huge) = (false, 0, 0);
+    for line in smaps.lines() {
+        let mut words = line.split_whitespace();
+        let (name, value) = (words.next().unwrap_or_default(), words.next());
+        let kib = || value.and_then(|kib| kib.parse::<u64>().ok()).unwrap_or(0);
+        match name.split_once('-') {
+            Some((from, _)) => {
+                inside = u64::from_str_radix(from, 16).is_ok_and(|from| range.contains(&from));
+            }
+            None if inside && name == "Rss:" => resident += kib() << 10,
+            None if inside && name == "ShmemPmdMapped:" => huge += kib() << 10,
+            None => {}
+        }
+    }
+    let small = resident - huge;
+    Mapped { huge, small }
 }
 
 /// Whether something failed because the VMM has ended.
@@ -141,6 +178,16 @@ fn shared_range(maps: &str, len: u64) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn small_pages_are_what_is_resident_and_not_mapped_whole() {
+        let smaps = "1000-2000 rw-p 0 00:00 0\nRss:  4 kB\nShmemPmdMapped:  0 kB\n\
+                     200000-600000 rw-s 0 00:01 7 /memfd:guest\nRss:  2056 kB\nShmemPmdMapped:  2048 kB\n\
+                     600000-800000 rw-s 0 00:01 8 /memfd:guest\nRss:  0 kB\nShared_Hugetlb:  2048 kB\n\
+                     800000-801000 rw-s 0 00:01 9 /memfd:guest\nRss:  4 kB\nShmemPmdMapped:  0 kB\n";
+        let (huge, small) = (2 << 20, 8 << 10);
+        assert_eq!(mapped(smaps, 0x20_0000..0x80_0000), Mapped { huge, small });
+    }
 
     #[test]
     fn shared_memory_is_found_whole_and_in_pieces() {

@@ -16,7 +16,7 @@ use crate::trial::Trial;
 use anyhow::{Context, Result, bail};
 use events::Events;
 use line::{Heard, Line};
-use memory::GuestMemory;
+use memory::{GuestMemory, Mapped};
 use pagemend_lab_protocol::walker::{Order, Survey, Use, Word};
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -250,6 +250,11 @@ impl Vm {
         api::entrusted_frames(&ledger)
     }
 
+    /// What of the guest's memory the VMM has mapped, besides hugetlb pages.
+    pub(crate) fn mapped(&self) -> Result<Mapped> {
+        self.memory.mapped()
+    }
+
     /// Whether there is time for another survey.
     pub(crate) fn has_time(&self) -> bool {
         Instant::now() + LAST_SURVEY < self.deadline
@@ -299,6 +304,14 @@ impl Vm {
         let events = fs::read_to_string(self.directory.join(wish::EVENTS)).unwrap_or_default();
         let why = events.lines().filter(|line| line.contains("reset"));
         why.map(ToOwned::to_owned).collect()
+    }
+
+    /// Whether pagemend's VMM has reported such an event.
+    pub(crate) fn reported(&self, meant: impl Fn(&Value) -> bool) -> bool {
+        let events = fs::read_to_string(self.directory.join(wish::EVENTS)).unwrap_or_default();
+        // The last line may not be whole yet.
+        let mut events = events.lines().flat_map(serde_json::from_str);
+        events.any(|event| meant(&event))
     }
 
     fn console(&self) -> String {
