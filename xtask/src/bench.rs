@@ -35,14 +35,14 @@ struct Section {
 const SECTIONS: [Section; 14] = [
     Section {
         title: "Waiting for a failed page of 2 MiB",
-        arguments: "blackout --page-size 2M --samples 96",
+        arguments: "blackout --page-size 2M --samples 208",
         text: "Targets: who does not touch the page sees no gap that guests without an error do not \
                see; with a thousand errors at once nobody waits longer than 10 times the 99th \
                percentile with one.",
     },
     Section {
         title: "Waiting for a failed page of 1 GiB",
-        arguments: "blackout --page-size 1G --samples 8",
+        arguments: "blackout --page-size 1G --samples 16",
         text: "Targets: a vCPU that touches a healthy byte waits, at the 99th percentile, at most a \
                50th of the RFC's way and 3 times the copy of 2 MiB; all of the page is back at 70 % \
                of the rate of copies; and as for pages of 2 MiB.",

@@ -153,9 +153,14 @@ fn a_blackout_is_measured_for_each_method_next_to_a_copy_and_to_guests_without_a
         let max = number(&rfc[waited]["max_us"]);
         assert!(max >= number(&rfc["split"]["max_us"]), "{waited}: {rfc}");
     }
-    let baseline = &report["baseline"][0];
-    plausible(&baseline["touched"]);
-    plausible(&baseline["bystander"]);
+    let [baseline, copying] = report["baseline"].as_array().unwrap().as_slice() else {
+        panic!("{}", report["baseline"]);
+    };
+    assert_eq!([&baseline["copying"], &copying["copying"]], [false, true]);
+    for base in [baseline, copying] {
+        plausible(&base["touched"]);
+        plausible(&base["bystander"]);
+    }
     let healthy = number(&baseline["touched"]["p50_us"]);
     assert!(
         cases

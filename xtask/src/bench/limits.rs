@@ -137,12 +137,22 @@ fn blackout(report: &Value, verdicts: &mut Vec<Verdict>) {
 
 /// Who does not touch the page, next to guests without an error.
 fn gaps(report: &Value, case: &Value, size: &str, machine: &str, verdicts: &mut Vec<Verdict>) {
-    let baseline = report["baseline"].as_array().into_iter().flatten();
-    let mut baseline = baseline.filter(|base| base["page_size"] == case["page_size"]);
+    let guests = |copying: bool| {
+        let mut baseline = report["baseline"].as_array().into_iter().flatten();
+        baseline.find(|base| base["page_size"] == case["page_size"] && base["copying"] == copying)
+    };
     let gap = |of: &Value| of["bystander"]["p99_us"].as_f64();
-    let Some((here, without)) = gap(case).zip(baseline.next().and_then(gap)) else {
+    let Some((here, without)) = gap(case).zip(guests(false).and_then(gap)) else {
         return;
     };
+    let typical =
+        |of: Option<&Value>| of.map_or_else(String::new, |of| micros(&of["bystander"]["p50_us"]));
+    let beside = guests(true).and_then(gap).map(|gap| {
+        format!(
+            "Beside guests without an error, a thread that copies as much: {}",
+            time(gap)
+        )
+    });
     verdicts.push(Verdict {
         target: format!("No gap for others, p99, that guests without an error do not see, {size}"),
         measured: format!("{}, without an error {}", time(here), time(without)),
@@ -153,10 +163,15 @@ fn gaps(report: &Value, case: &Value, size: &str, machine: &str, verdicts: &mut 
                 case["samples"]
             ),
             format!(
-                "Half of the gaps are below {}",
-                micros(&case["bystander"]["p50_us"])
+                "Half of the gaps are below {}, without an error {}, beside the copying {}",
+                typical(Some(case)),
+                typical(guests(false)),
+                typical(guests(true))
             ),
-        ],
+        ]
+        .into_iter()
+        .chain(beside)
+        .collect(),
     });
 }
 
@@ -301,7 +316,10 @@ mod tests {
                 "bystander": {"p50_us": 100.0, "p99_us": 900.0},
                 "waits": [{"percentile": 99, "cover_us": 750.0, "reading_us": 250.0}],
             }],
-            "baseline": [{"page_size": GIB, "bystander": {"p99_us": 1000.0}}],
+            "baseline": [
+                {"page_size": GIB, "copying": true, "bystander": {"p50_us": 1.0, "p99_us": 5.0}},
+                {"page_size": GIB, "copying": false, "bystander": {"p50_us": 1.0, "p99_us": 1000.0}},
+            ],
         })
     }
 

@@ -14,7 +14,7 @@ use clap::{Args, ValueEnum};
 use serde::Serialize;
 
 use self::at_once::AtOnce;
-use self::cases::Samples;
+use self::cases::{Lot, Samples};
 use self::copies::Copies;
 pub(super) use self::report::BlackoutReport;
 use self::report::{Measured, Skipped};
@@ -101,11 +101,12 @@ impl Blackout {
             let shape = self.shape(pages);
             let stock = shape.stock();
             let rounds = self.samples(pages).div_ceil(shape.pages);
-            let progress = Progress::new(shape.what(), rounds * (methods.len() as u64 + 1));
-            // The one without an error is a case like the others, and the first.
-            let mut cases: Vec<(Option<Method>, Samples)> = std::iter::once(None)
-                .chain(methods.iter().copied().map(Some))
-                .map(|method| (method, Samples::default()))
+            let progress = Progress::new(shape.what(), rounds * (methods.len() as u64 + 2));
+            // Those without an error are cases like the others, and the first.
+            let mut cases: Vec<(Lot, Samples)> = [Lot::Quiet, Lot::Copying]
+                .into_iter()
+                .chain(methods.iter().copied().map(Lot::Failure))
+                .map(|lot| (lot, Samples::default()))
                 .collect();
             let mut random = oorandom::Rand64::new(self.seed.into());
             for round in 0..rounds {
@@ -114,9 +115,9 @@ impl Blackout {
                     if interrupted.load(Ordering::Relaxed) {
                         return Err(BenchError::Interrupted);
                     }
-                    let (method, samples) = &mut cases[(turn + round as usize) % count];
+                    let (lot, samples) = &mut cases[(turn + round as usize) % count];
                     stock.warm()?;
-                    samples.add(sample::take(*method, &shape, &mut copies, &mut random)?);
+                    samples.add(sample::take(*lot, &shape, &mut copies, &mut random)?);
                     progress.advance();
                 }
             }

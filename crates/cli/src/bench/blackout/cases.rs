@@ -1,7 +1,28 @@
-//! What one case has come to.
+//! What guests meet, and what one case has come to.
 
+use super::Method;
 use super::parts::{Stream, Wait};
 use crate::bench::pieces::Piece;
+
+/// What guests meet.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Lot {
+    /// Nothing.
+    Quiet,
+    /// No error, and a thread beside them that copies as much memory as their mends would.
+    Copying,
+    /// An error, and it is dealt with so.
+    Failure(Method),
+}
+
+impl Lot {
+    pub(super) fn method(self) -> Option<Method> {
+        match self {
+            Self::Failure(method) => Some(method),
+            Self::Quiet | Self::Copying => None,
+        }
+    }
+}
 
 /// All in microseconds.
 #[derive(Default)]

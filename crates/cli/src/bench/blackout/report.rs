@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::Method;
 use super::at_once::AtOnce;
-use super::cases::Samples;
+use super::cases::{Lot, Samples};
 use super::parts::{Stream, WaitAt};
 use super::sample::Shape;
 use crate::bench::huge::HugePages;
@@ -28,7 +28,7 @@ pub(super) struct Skipped {
 /// The samples of one page size; those without a method are of guests without an error.
 pub(super) struct Measured {
     pub(super) shape: Shape,
-    pub(super) cases: Vec<(Option<Method>, Samples)>,
+    pub(super) cases: Vec<(Lot, Samples)>,
     /// Whether mends take pages of a pool.
     pub(super) from_pool: bool,
 }
@@ -87,6 +87,8 @@ struct Many {
 /// What guests saw that met no error.
 #[derive(Serialize)]
 struct Baseline {
+    /// Whether a thread copied beside them.
+    copying: bool,
     page_size: PageSize,
     samples: u64,
     watched_us: f64,
@@ -106,12 +108,13 @@ impl BlackoutReport {
         } in std::mem::take(&mut self.measured)
         {
             let page_size = shape.huge.size();
-            for (method, samples) in cases {
+            for (lot, samples) in cases {
                 let count = samples.touched.len() as u64;
                 let touched = Times::of(samples.touched);
                 let bystander = Times::of(samples.bystander);
-                let Some(method) = method else {
+                let Some(method) = lot.method() else {
                     self.baseline.push(Baseline {
+                        copying: lot == Lot::Copying,
                         page_size,
                         samples: count,
                         watched_us: shape.watched.as_secs_f64() * 1e6,
@@ -247,7 +250,7 @@ impl Report for BlackoutReport {
         }
         for base in &self.baseline {
             let head = [
-                "no error".to_owned(),
+                base.name().to_owned(),
                 base.page_size.to_string(),
                 base.samples.to_string(),
             ];
@@ -265,6 +268,10 @@ impl Report for BlackoutReport {
                 time(copy)
             )?;
         }
+        writeln!(
+            out,
+            "copying: no error, and a thread beside the guest that copies as much as a mend does."
+        )?;
         for case in &self.cases {
             self.write_details(out, case)?;
         }
@@ -294,7 +301,7 @@ impl Report for BlackoutReport {
             ]
         });
         let baseline = self.baseline.iter().map(|base| {
-            let label = format!("no error, {}: others' gap", base.page_size);
+            let label = format!("{}, {}: others' gap", base.name(), base.page_size);
             row(label, &base.bystander)
         });
         let copy = row("copy of 2 MiB".to_owned(), &self.memcpy_2m);
@@ -352,6 +359,15 @@ impl BlackoutReport {
                 "{name}: a guest's failed pages are then {}",
                 listed(pieces)
             ),
+        }
+    }
+}
+
+impl Baseline {
+    fn name(&self) -> &'static str {
+        match self.copying {
+            true => "copying",
+            false => "no error",
         }
     }
 }

@@ -1,5 +1,6 @@
 //! One guest: built, filled, made to fail, run to its end, and what it has seen.
 
+use std::io;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -17,7 +18,7 @@ use pagemend_vmm::{
 };
 
 use super::Method;
-use super::cases::Samples;
+use super::cases::{Lot, Samples};
 use super::copies::Copies;
 use super::parts::Accounts;
 use crate::bench::error::BenchError;
@@ -118,14 +119,14 @@ fn choose(shape: &Shape, random: &mut Rand64) -> Vec<Hit> {
         .collect()
 }
 
-/// Runs a guest of its own whose pages fail and are dealt with by `method`, or do not fail. Right
-/// before it runs, some copies are made.
+/// Runs a guest of its own whose pages meet their `lot`. Right before it runs, some copies are made.
 pub(super) fn take(
-    method: Option<Method>,
+    lot: Lot,
     shape: &Shape,
     copies: &mut Copies,
     random: &mut Rand64,
 ) -> Result<Samples, BenchError> {
+    let method = lot.method();
     let memory = Arc::new(GuestMemory::new(shape.huge.kind(), shape.guest_bytes())?);
     let vm = Vm::with_memory(
         config(method, shape.huge, shape.guest_bytes()),
@@ -149,14 +150,25 @@ pub(super) fn take(
     }
     copies.take()?;
     let mut splitting = vec![];
-    let on_the_way = run(&vm, |touched| {
-        let page = touched.align_down(shape.huge.size());
-        let start = Instant::now();
-        memory
-            .split(page.get(), shape.huge.bytes())
-            .map_err(BenchError::system("copying to pages of 4 KiB"))?;
-        splitting.push(start.elapsed().as_secs_f64() * 1e6);
-        Ok(())
+    let on_the_way = thread::scope(|scope| {
+        let copies = &*copies;
+        let copier = (lot == Lot::Copying).then(|| scope.spawn(|| copy_beside(copies, shape)));
+        let ran = run(&vm, |touched| {
+            let page = touched.align_down(shape.huge.size());
+            let start = Instant::now();
+            memory
+                .split(page.get(), shape.huge.bytes())
+                .map_err(BenchError::system("copying to pages of 4 KiB"))?;
+            splitting.push(start.elapsed().as_secs_f64() * 1e6);
+            Ok(())
+        });
+        if let Some(copier) = copier {
+            let copied = copier
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            copied.map_err(BenchError::system("copying beside a guest"))?;
+        }
+        ran
     })?;
     let touches = touch::touches(vm.ram(), addresses.len())?;
     check(&touches, hits.len())?;
@@ -184,6 +196,16 @@ pub(super) fn take(
             true => pieces(&vm, shape),
             false => vec![],
         },
+    })
+}
+
+/// Copies what a mend of each page would, for each in the time for which the other vCPU is watched.
+fn copy_beside(copies: &Copies, shape: &Shape) -> io::Result<()> {
+    (0..shape.pages).try_for_each(|_| {
+        let start = Instant::now();
+        copies.stand_in(shape.huge.bytes())?;
+        thread::sleep(shape.watched.saturating_sub(start.elapsed()));
+        Ok(())
     })
 }
 
