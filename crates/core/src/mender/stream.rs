@@ -3,8 +3,8 @@
 //! Nobody waits for a gibibyte to be copied. The page is covered, which changes nothing for whoever
 //! touches it; then each stretch is salvaged, marked and swapped in as a page of its own would be, so
 //! at every instant a stretch is either as it was or finished. A touched stretch is filled at once, by
-//! itself. The rest is filled in the background, page by page in turn, one run of stretches at a time,
-//! between the faults; so a fault waits for one such run at most.
+//! itself. The rest is filled in the background, one run of stretches at a time, between the faults; so a
+//! fault waits for one such run at most. The turn is the page's that has had least time.
 //!
 //! A run that fails is tried again stretch by stretch; a stretch that fails is told lost, and its
 //! page goes on.
@@ -33,6 +33,9 @@ pub(super) struct Stream {
     recovered_bytes: u64,
     arrived: Timestamp,
     pace: Pace,
+    /// Time that has gone into it in the background, in nanoseconds. A page that comes later begins
+    /// with what the others have had at least, so that it does not keep them waiting.
+    spent_ns: u64,
 }
 
 /// How far a page that is mended on demand has come.
@@ -130,17 +133,22 @@ impl<H: Host> Mender<H> {
     /// Fills a run of what is missing of a page that is mended on demand, if there is one. To be
     /// called between faults until it says that nothing is left.
     pub fn step(&mut self) -> bool {
-        let Some(mut stream) = self.streams.pop_front() else {
+        let streams = self.streams.iter().enumerate();
+        let next = streams.min_by_key(|(_, stream)| stream.spent_ns);
+        let next = next.map(|(place, _)| place);
+        let Some((place, mut stream)) = next.and_then(|at| Some((at, self.streams.remove(at)?)))
+        else {
             return false;
         };
         let run = stream.next_run();
         let started = self.host.now();
-        if self.fill(&mut stream, run, None) {
-            let nanos = self.host.now().since(started);
+        let filled = self.fill(&mut stream, run, None);
+        let nanos = self.host.now().since(started);
+        stream.spent_ns += nanos;
+        if filled {
             stream.pace.took(run.len() / STRETCH.bytes(), nanos);
         }
-        let behind = self.streams.len();
-        self.go_on(stream, behind);
+        self.go_on(stream, place);
         !self.streams.is_empty()
     }
 
@@ -173,6 +181,7 @@ impl<H: Host> Mender<H> {
         let covered = self.host.cover(&job.target);
         self.passed(&mut job.trail, covered, "cover", |()| Step::Cover)?;
         let page = job.page();
+        let least = self.streams.iter().map(|stream| stream.spent_ns).min();
         let stream = Stream {
             trail: Trail { ..job.trail },
             hva: job.target.hva,
@@ -180,6 +189,7 @@ impl<H: Host> Mender<H> {
             recovered_bytes: 0,
             arrived: job.arrived,
             pace: Pace::START,
+            spent_ns: least.unwrap_or(0),
         };
         self.streams.push_back(stream);
         self.fill_touched(job);

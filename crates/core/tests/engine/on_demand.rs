@@ -1,6 +1,6 @@
 //! Mending on demand: nobody waits for more than what he has touched, and all of it comes back.
 
-use pagemend_core::address::{Gpa, PageSize};
+use pagemend_core::address::{Gpa, GpaRange, PageSize};
 use pagemend_core::event::Step;
 use pagemend_core::fault::Verdict;
 use pagemend_core::plan::{Action, Reason};
@@ -110,6 +110,24 @@ fn pages_take_turns_in_the_background() {
     assert_eq!(pages, [0, 1, 2], "one run of each");
     vm.settle();
     vm.assert_lost(&[1, 4 * STRETCH + 1, 8 * STRETCH + 1]);
+}
+
+#[test]
+fn a_page_that_is_dear_to_read_gets_no_more_time_than_another() {
+    let mut vm = Vm::new(&[ram(2)]);
+    let dear = GpaRange::new(vm.gpa(0), 8 * MIB);
+    vm.model_mut().dear = dear;
+    for page in 0..2 {
+        vm.strike(page * 4 * STRETCH + 1);
+        vm.scrub(page * 4 * STRETCH);
+    }
+    vm.settle();
+    let pages: Vec<u64> = filled(&vm)[2..]
+        .iter()
+        .map(|(number, _)| number / 4)
+        .collect();
+    assert_eq!(pages, [0, 1, 1, 1, 0, 0]);
+    vm.assert_lost(&[1, 4 * STRETCH + 1]);
 }
 
 #[test]

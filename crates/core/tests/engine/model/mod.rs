@@ -66,6 +66,8 @@ pub(crate) struct ModelHost {
     pub(crate) paused: bool,
     /// What is under each cover, by its object.
     pub(crate) covers: BTreeMap<u32, Vec<Place>>,
+    /// A page of which each frame takes a microsecond to read.
+    pub(crate) dear: Option<GpaRange>,
     clock: Cell<u64>,
 }
 
@@ -226,6 +228,9 @@ impl Host for ModelHost {
         len: u64,
     ) -> Result<Salvaged, ModelError> {
         self.needs_claim(stage.page);
+        if self.dear.is_some_and(|dear| dear.covers(&stage.page)) {
+            self.pass(Duration::from_micros(len / FRAME_SIZE));
+        }
         let result = self
             .enter()
             .and_then(|()| self.read_into(stage, offset, len));

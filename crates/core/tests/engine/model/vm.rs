@@ -125,6 +125,7 @@ impl<H: Modelled> Vm<H> {
             calls: 0,
             paused: false,
             covers: BTreeMap::new(),
+            dear: None,
             clock: 0.into(),
         };
         let mut mender = Mender::new(host(model), ["guest"]);
