@@ -13,7 +13,7 @@ use crate::boot::{self, BootError};
 use crate::chipset::{Chipset, ChipsetError};
 use crate::config::{ConfigError, Untold, VmConfig};
 use crate::control::Gate;
-use crate::devices::{Demand, Ports};
+use crate::devices::Ports;
 use crate::events::{Hub, What};
 use crate::kick::Bell;
 use crate::memory::{Blocks, Ram, RamError};
@@ -181,6 +181,13 @@ impl Vm {
         Ok(phase)
     }
 
+    /// The phase, if the machine is still in its start number `start`. What a vCPU has reported of
+    /// an earlier one is no concern of the guest that runs now.
+    fn steer_in(&self, start: u64) -> Option<MutexGuard<'_, Phase>> {
+        let phase = self.steer_living().ok()?;
+        (self.gate.start() == start).then_some(phase)
+    }
+
     fn stop_vcpus(&self) {
         self.gate.close();
         self.bell.all();
@@ -198,25 +205,23 @@ impl Vm {
 
     /// Stops the vCPUs, and returns when the last one stands.
     pub fn pause(&self) -> Result<(), VmError> {
-        self.pause_because(None)
+        self.pause_in(self.steer_living()?, None);
+        Ok(())
     }
 
-    fn pause_because(&self, reason: Option<String>) -> Result<(), VmError> {
-        let mut phase = self.steer_living()?;
+    fn pause_in(&self, mut phase: MutexGuard<'_, Phase>, reason: Option<String>) {
         self.stop_vcpus();
         *phase = Phase::Paused;
         self.hub.tell(What::Pause { reason });
-        Ok(())
     }
 
     /// Has the machine start again, with all of its memory: lost frames are given up for fresh
     /// memory. It runs or stands afterwards as it did before.
     pub fn reset(&self) -> Result<(), VmError> {
-        self.reset_for(false)
+        self.reset_in(self.steer_living()?, false)
     }
 
-    fn reset_for(&self, by_guest: bool) -> Result<(), VmError> {
-        let phase = self.steer_living()?;
+    fn reset_in(&self, phase: MutexGuard<'_, Phase>, by_guest: bool) -> Result<(), VmError> {
         self.stop_vcpus();
         let before = self
             .pagemend
@@ -236,7 +241,7 @@ impl Vm {
     /// Switches the machine off.
     pub fn shut_down(&self) {
         // Whoever waits for reports is the one to end it.
-        let _ = self.owner.send(Report::Demand(Demand::Off));
+        let _ = self.owner.send(Report::Off);
     }
 
     /// Deals with what the vCPUs report until the machine has ended, on the calling thread.
@@ -247,14 +252,25 @@ impl Vm {
                 .recv()
                 .expect("the machine itself keeps a sender of reports");
             match report {
-                Report::Demand(Demand::Off) => break End::Off,
-                Report::Demand(Demand::Reset) => self.reset_for(true)?,
+                Report::Off => break End::Off,
                 Report::Crash { reason } => break End::Crash(reason),
-                Report::Untold { gpa, reason } => match self.config.untold {
-                    Untold::Pause => self.pause_because(Some(untold(gpa, &reason)))?,
-                    Untold::Reset => self.reset_for(false)?,
-                    Untold::Stop => break End::Crash(untold(gpa, &reason)),
-                },
+                Report::Reset { start } => {
+                    if let Some(phase) = self.steer_in(start) {
+                        self.reset_in(phase, true)?;
+                    }
+                }
+                Report::Untold { start, gpa, reason } => {
+                    let Some(phase) = self.steer_in(start) else {
+                        continue;
+                    };
+                    match self.config.untold {
+                        // Another vCPU has met the same, or somebody was faster.
+                        Untold::Pause if *phase == Phase::Paused => {}
+                        Untold::Pause => self.pause_in(phase, Some(untold(gpa, &reason))),
+                        Untold::Reset => self.reset_in(phase, false)?,
+                        Untold::Stop => break End::Crash(untold(gpa, &reason)),
+                    }
+                }
             }
         };
         self.end(&end);

@@ -7,7 +7,7 @@ use std::thread;
 
 use pagemend::{Cause, Gpa, Inject};
 use pagemend_vmm::guests::{echo, restart, touch};
-use pagemend_vmm::{Console, CpuModel, End, Phase, Vm, VmConfig, VmError, What};
+use pagemend_vmm::{Console, CpuModel, End, Phase, Untold, Vm, VmConfig, VmError, What};
 
 use crate::machine::{alone, config};
 
@@ -57,6 +57,64 @@ fn a_paused_guest_stands_still_and_is_told_afterwards_of_what_failed_meanwhile()
     assert!(matches!(vm.pause(), Err(VmError::Ended)));
     assert!(matches!(vm.resume(), Err(VmError::Ended)));
     assert!(matches!(vm.reset(), Err(VmError::Ended)));
+}
+
+/// A machine that has reported twice in one start that its guest cannot be told of a lost frame, as
+/// two vCPUs do at once. What is reported waits until somebody brings the machine to its end.
+fn twice_untold(untold: Untold) -> Vm {
+    let vm = Vm::new(VmConfig {
+        untold,
+        ..config(touch::code(), 1)
+    })
+    .unwrap();
+    touch::set(vm.ram(), 1, None, &[touch::FREE]).unwrap();
+    let errors = vm.pagemend().emulated_errors();
+    errors.inject(touch::FREE, Cause::ActionRequired).unwrap();
+    let events = vm.events().subscribe();
+    for _ in 0..2 {
+        // When it stands, the gate is closed for what it touched before, and no more to come.
+        vm.pause().unwrap();
+        vm.resume().unwrap();
+        let touched = |what: &What| matches!(what, What::MemoryFailure { flags, .. } if flags.action_required);
+        assert!(events.iter().any(|event| touched(&event.what)));
+    }
+    vm
+}
+
+#[test]
+fn a_machine_starts_again_once_however_often_its_guest_could_not_be_told() {
+    let _alone = alone();
+    let vm = twice_untold(Untold::Reset);
+    // It stands, and all is said.
+    vm.pause().unwrap();
+    let events = vm.events().subscribe();
+    thread::scope(|scope| {
+        let end = scope.spawn(|| vm.run_to_the_end().unwrap());
+        let reset = |what: &What| matches!(what, What::Reset { .. });
+        assert!(events.iter().any(|event| reset(&event.what)));
+        vm.resume().unwrap();
+        // It reads fresh memory, and switches itself off.
+        assert_eq!(end.join().unwrap(), End::Off);
+        let again = events.try_iter().filter(|event| reset(&event.what));
+        assert_eq!(again.count(), 0);
+    });
+}
+
+#[test]
+fn a_machine_pauses_once_however_often_its_guest_could_not_be_told() {
+    let _alone = alone();
+    let vm = twice_untold(Untold::Pause);
+    let events = vm.events().subscribe();
+    thread::scope(|scope| {
+        let end = scope.spawn(|| vm.run_to_the_end().unwrap());
+        let pause = |what: &What| matches!(what, What::Pause { reason: Some(_) });
+        assert!(events.iter().any(|event| pause(&event.what)));
+        // Behind what it has said.
+        vm.shut_down();
+        assert_eq!(end.join().unwrap(), End::Off);
+        let again = events.try_iter().filter(|event| pause(&event.what));
+        assert_eq!(again.count(), 0);
+    });
 }
 
 #[test]
