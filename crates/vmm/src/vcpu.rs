@@ -146,7 +146,7 @@ impl Vcpu {
             match around.gate.pass(&mut started) {
                 Go::Run => {}
                 Go::Reset => {
-                    vcpu.reset();
+                    vcpu.reset().map_err(|error| chain(&error))?;
                     origin.start(vcpu.fd(), &around.entry).map_err(text)?;
                     continue;
                 }
