@@ -233,7 +233,7 @@ fn serve(exit: VcpuExit<'_>, ports: &Ports) -> Result<Option<Demand>, String> {
     Ok(None)
 }
 
-fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     match error.source() {
         Some(source) => format!("{error}: {}", chain(source)),
         None => error.to_string(),

@@ -19,7 +19,7 @@ use crate::kick::Bell;
 use crate::memory::{Blocks, Ram, RamError};
 use crate::seccomp::SeccompError;
 use crate::tell::{TellError, Told};
-use crate::vcpu::Report;
+use crate::vcpu::{Report, chain};
 
 /// Why there is no machine, or it could not be steered.
 #[derive(Debug, thiserror::Error)]
@@ -216,13 +216,24 @@ impl Vm {
     }
 
     /// Has the machine start again, with all of its memory: lost frames are given up for fresh
-    /// memory. It runs or stands afterwards as it did before.
+    /// memory. It runs or stands afterwards as it did before; where it cannot start it has ended.
     pub fn reset(&self) -> Result<(), VmError> {
         self.reset_in(self.steer_living()?, false)
     }
 
-    fn reset_in(&self, phase: MutexGuard<'_, Phase>, by_guest: bool) -> Result<(), VmError> {
+    /// What has to be undone for a start is undone by half where it fails: nobody may run on then.
+    fn reset_in(&self, mut phase: MutexGuard<'_, Phase>, by_guest: bool) -> Result<(), VmError> {
         self.stop_vcpus();
+        let again = self.start_again(*phase, by_guest);
+        again.inspect_err(|error| {
+            let reason = format!("the machine cannot start again: {}", chain(error));
+            self.end_in(&mut phase, &End::Crash(reason.clone()));
+            // For whoever waits for the end.
+            let _ = self.owner.send(Report::Crash { reason });
+        })
+    }
+
+    fn start_again(&self, phase: Phase, by_guest: bool) -> Result<(), VmError> {
         let before = self
             .pagemend
             .with_ledger(|ledger| ledger.iter().collect::<Vec<_>>());
@@ -232,7 +243,7 @@ impl Vm {
         boot::load(&self.config.payload, &self.ram, self.config.vcpus, &before)?;
         self.gate.start_again();
         self.hub.tell(What::Reset { by_guest });
-        if *phase == Phase::Running {
+        if phase == Phase::Running {
             self.gate.open();
         }
         Ok(())
@@ -245,18 +256,26 @@ impl Vm {
     }
 
     /// Deals with what the vCPUs report until the machine has ended, on the calling thread.
+    ///
+    /// # Errors
+    ///
+    /// [`VmError::Ended`] if somebody was told of its end before.
     pub fn run_to_the_end(&self) -> Result<End, VmError> {
         let reports = self.reports.lock().unwrap_or_else(PoisonError::into_inner);
         let end = loop {
-            let report = reports
-                .recv()
-                .expect("the machine itself keeps a sender of reports");
+            let report = match self.phase() {
+                // What has ended says why, once.
+                Phase::Ended => reports.try_recv().map_err(|_| VmError::Ended)?,
+                Phase::Running | Phase::Paused => reports
+                    .recv()
+                    .expect("the machine itself keeps a sender of reports"),
+            };
             match report {
                 Report::Off => break End::Off,
                 Report::Crash { reason } => break End::Crash(reason),
                 Report::Reset { start } => {
                     if let Some(phase) = self.steer_in(start) {
-                        self.reset_in(phase, true)?;
+                        self.reset_or_crash(phase, true);
                     }
                 }
                 Report::Untold { start, gpa, reason } => {
@@ -267,7 +286,7 @@ impl Vm {
                         // Another vCPU has met the same, or somebody was faster.
                         Untold::Pause if *phase == Phase::Paused => {}
                         Untold::Pause => self.pause_in(phase, Some(untold(gpa, &reason))),
-                        Untold::Reset => self.reset_in(phase, false)?,
+                        Untold::Reset => self.reset_or_crash(phase, false),
                         Untold::Stop => break End::Crash(untold(gpa, &reason)),
                     }
                 }
@@ -277,8 +296,19 @@ impl Vm {
         Ok(end)
     }
 
+    fn reset_or_crash(&self, phase: MutexGuard<'_, Phase>, by_guest: bool) {
+        // Where it fails, a report that says so follows.
+        let _ = self.reset_in(phase, by_guest);
+    }
+
     fn end(&self, end: &End) {
         let mut phase = self.steer();
+        if *phase != Phase::Ended {
+            self.end_in(&mut phase, end);
+        }
+    }
+
+    fn end_in(&self, phase: &mut Phase, end: &End) {
         self.gate.end();
         self.bell.all();
         self.gate.wait_until_gone();
