@@ -205,12 +205,7 @@ fn turn(vcpu: &mut GuestVcpu, start: u64, around: &Surroundings) -> Result<Optio
             Ok(None)
         }
         Turn::Refused { gpa, obstacle } => {
-            let action = match around.untold {
-                Untold::Reset => FailureAction::Reset,
-                Untold::Pause | Untold::Stop => FailureAction::Fatal,
-            };
-            let recursive = obstacle == Obstacle::InProgress;
-            around.hub.tell(What::touched(action, recursive, gpa));
+            around.hub.tell(refused(around.untold, obstacle, gpa));
             let reason = obstacle.to_string();
             Ok(Some(Report::Untold { start, gpa, reason }))
         }
@@ -218,6 +213,15 @@ fn turn(vcpu: &mut GuestVcpu, start: u64, around: &Surroundings) -> Result<Optio
             "its memory cannot be reached at host address {hva}, and no memory failure is why"
         )),
     }
+}
+
+/// What is reported of a touch of which the guest cannot be told.
+fn refused(untold: Untold, obstacle: Obstacle, gpa: Gpa) -> What {
+    let action = match untold {
+        Untold::Reset => FailureAction::Reset,
+        Untold::Pause | Untold::Stop => FailureAction::Fatal,
+    };
+    What::touched(action, obstacle == Obstacle::InProgress, gpa)
 }
 
 fn serve(exit: VcpuExit<'_>, ports: &Ports) -> Result<Option<Demand>, String> {
@@ -237,5 +241,25 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     match error.source() {
         Some(source) => format!("{error}: {}", chain(source)),
         None => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_touch_in_the_middle_of_a_machine_check_is_recursive_whatever_becomes_of_the_guest() {
+        for untold in [Untold::Stop, Untold::Pause, Untold::Reset] {
+            let recursive = |obstacle| match refused(untold, obstacle, Gpa::new(0x1008)) {
+                What::MemoryFailure { gpa, flags, .. } => {
+                    assert_eq!((gpa, flags.action_required), (Gpa::new(0x1000), true));
+                    flags.recursive
+                }
+                other => panic!("{other:?}"),
+            };
+            assert!(recursive(Obstacle::InProgress));
+            assert!(!recursive(Obstacle::MachineChecksOff));
+        }
     }
 }

@@ -71,7 +71,7 @@ struct Memory {
     lost_bytes: u64,
     /// Of what is lost, that the guest keeps off by itself.
     entrusted_bytes: u64,
-    /// Of what is lost, that the guest has not been told of yet.
+    /// Of what is lost, that waits for the guest to be told of it.
     untold_bytes: u64,
 }
 
