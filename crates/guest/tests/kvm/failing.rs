@@ -86,7 +86,7 @@ impl Guest {
             kicks,
             turns: Vec::new(),
             read: Vec::new(),
-            machine: machine,
+            machine,
             _turn: turn,
         })
     }
