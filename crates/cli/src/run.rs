@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{ArgGroup, Args, ValueEnum};
+use pagemend::probe::hardware_virtualization;
 use pagemend::{Filling, Heal, Policy};
 use pagemend_vmm::api::{Api, ApiError, ApiSocket, SocketError};
 use pagemend_vmm::seccomp::{self, Seccomp, SeccompError, Task};
@@ -25,6 +26,7 @@ use crate::pages::Pages;
 use crate::size::Size;
 use console::ConsoleError;
 use events::{EventsError, Log};
+use host::{Asked, explain};
 use report::Report;
 use terminal::Raw;
 
@@ -222,14 +224,30 @@ enum RunError {
     Signals(#[source] ctrlc::Error),
 }
 
+impl RunError {
+    fn asked(&self) -> Asked {
+        match self {
+            Self::Vm(error) => Asked::by(error),
+            _ => Asked::Little,
+        }
+    }
+}
+
 impl Run {
     pub(crate) fn run(self) -> io::Result<ExitCode> {
         let stock = self.kernel.is_some();
         let json = self.json;
         let report = match self.steer() {
             Ok((End::Off, vm)) => Report::off(&vm),
-            Ok((End::Crash(reason), vm)) => Report::crash(host::explain(reason, stock), &vm),
-            Err(error) => Report::cannot(crate::chain(&error)),
+            Ok((End::Crash(reason), vm)) => {
+                let asked = Asked::by_guest(stock);
+                Report::crash(explain(reason, asked, hardware_virtualization()), &vm)
+            }
+            Err(error) => {
+                let asked = error.asked();
+                let reason = crate::chain(&error);
+                Report::cannot(explain(reason, asked, hardware_virtualization()))
+            }
         };
         report.print(json)
     }

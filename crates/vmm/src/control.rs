@@ -131,6 +131,11 @@ impl Gate {
         }
     }
 
+    /// The number of the machine's start.
+    pub(crate) fn start(&self) -> u64 {
+        self.state().start
+    }
+
     /// Has all vCPUs start again when they run next.
     pub(crate) fn start_again(&self) {
         self.state().start += 1;

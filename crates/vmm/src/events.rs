@@ -53,6 +53,18 @@ pub enum What {
         /// How much is lost, in bytes.
         size: u64,
     },
+    /// So much is lost at once that the guest is not told of all of it: of the rest it hears frame
+    /// by frame, as it touches them.
+    FramesWithheld {
+        /// The page that failed.
+        gpa: Gpa,
+        /// Its size, in bytes.
+        size: u64,
+        /// Lost frames of which the guest is told untouched.
+        told: u64,
+        /// Lost frames of which it is not.
+        withheld: u64,
+    },
     /// An error record lies in the guest's memory for it to read. What follows waits until it has.
     RecordPosted {
         /// The frames that it names.

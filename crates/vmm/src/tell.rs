@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use kvm_bindings::CpuId;
 use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 use pagemend::{Cause, Event, FRAME_SIZE, Gpa, GpaRange, GuardError, GuestRegion, Pagemend, Step};
-use pagemend_guest::deliver::{self, MachineChecks, RETRY, Teller};
+use pagemend_guest::deliver::{self, MachineChecks, Queued, RETRY, Teller};
 use pagemend_guest::ghes::{self, Patience, Place, Records, Source};
 use pagemend_guest::kvm::cpuid::{self, CpuidFull};
 use pagemend_guest::kvm::{self, SetupError, mce_cap_kept, mcg_cap, setup_vcpu};
@@ -209,6 +209,16 @@ impl Told {
     }
 }
 
+/// What is to be reported where the guest is not told of all that is lost in a page.
+fn withheld(page: GpaRange, queued: Queued) -> Option<What> {
+    (queued.withheld > 0).then(|| What::FramesWithheld {
+        gpa: page.start(),
+        size: page.len(),
+        told: queued.added + queued.known,
+        withheld: queued.withheld,
+    })
+}
+
 /// The fault that the mender is at.
 #[derive(Default)]
 struct Fault {
@@ -249,9 +259,12 @@ impl Fault {
                 let alone = |range: &&GpaRange| {
                     Some(range.start()) == self.touched && range.len() == FRAME_SIZE
                 };
-                lost.iter()
+                let failures = lost
+                    .iter()
                     .filter(|range| !alone(range))
-                    .map(|range| What::failure(Recipient::Guest, FailureAction::Inject, *range))
+                    .map(|range| What::failure(Recipient::Guest, FailureAction::Inject, *range));
+                failures
+                    .chain(withheld(event.page, routed.queued))
                     .collect()
             }
             // Nothing that the guest would have to know.
@@ -264,5 +277,64 @@ impl Fault {
             )],
             _ => vec![],
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use pagemend::Timestamp;
+
+    use super::*;
+    use crate::seccomp::{self, Seccomp, Task};
+
+    /// What is reported of a loss of `frames` to a guest that is told of four.
+    fn reported(frames: u64) -> Vec<What> {
+        let config = deliver::Config {
+            vendor: Vendor::Amd,
+            signal: AoSignal::Record,
+            recovers: true,
+            banks: deliver::DEFAULT_BANKS,
+            vcpus: 1,
+            limit: 4,
+        };
+        let offered = Offered::new(Vendor::Amd, 0);
+        let router = Router::new(Notify::Mce, offered, MachineChecks::new(config));
+        let bell = Bell::new(seccomp::filter(Task::Bell, Seccomp::Off).unwrap()).unwrap();
+        let lost = GpaRange::new(Gpa::new(2 << 20), frames * FRAME_SIZE).unwrap();
+        let event = Event {
+            schema: "pagemend.event/1",
+            fault: 1,
+            time: Timestamp::default(),
+            duration_ns: 0,
+            page: GpaRange::new(Gpa::new(2 << 20), 2 << 20).unwrap(),
+            step: Step::Record {
+                lost: vec![lost],
+                lost_bytes: lost.len(),
+            },
+        };
+        Fault::default().take(&event, &router, &bell)
+    }
+
+    #[test]
+    fn frames_of_which_the_guest_is_not_told_untouched_are_reported() {
+        let what = reported(512);
+        assert_eq!(what.len(), 2);
+        let What::FramesWithheld {
+            gpa,
+            size,
+            told,
+            withheld,
+        } = what[1]
+        else {
+            panic!("{what:?}");
+        };
+        assert_eq!((gpa, size), (Gpa::new(2 << 20), 2 << 20));
+        assert_eq!((told, withheld), (4, 508));
+    }
+
+    #[test]
+    fn nothing_is_withheld_of_what_the_guest_is_told_of_as_a_whole() {
+        let what = reported(4);
+        assert!(matches!(what[..], [What::MemoryFailure { .. }]), "{what:?}");
     }
 }

@@ -19,13 +19,20 @@ use crate::seccomp::Filter;
 use crate::tell::Told;
 
 /// What a vCPU says to whoever steers the machine. The gate is closed before it is said, so the
-/// vCPU does not go on until it has been dealt with.
+/// vCPU does not go on until it has been dealt with. Several may say so at once: what a new start
+/// takes care of has the number of the start that it is about, and counts for that one alone.
 #[derive(Debug)]
 pub(crate) enum Report {
-    /// The guest asks for something.
-    Demand(Demand),
+    /// The guest is to be switched off.
+    Off,
+    /// The guest asks to start again.
+    Reset { start: u64 },
     /// The guest touched a frame that is lost, and cannot be told.
-    Untold { gpa: Gpa, reason: String },
+    Untold {
+        start: u64,
+        gpa: Gpa,
+        reason: String,
+    },
     /// The guest is at its end, and did not want to be.
     Crash { reason: String },
 }
@@ -139,13 +146,13 @@ impl Vcpu {
             match around.gate.pass(&mut started) {
                 Go::Run => {}
                 Go::Reset => {
-                    vcpu.reset();
+                    vcpu.reset().map_err(|error| chain(&error))?;
                     origin.start(vcpu.fd(), &around.entry).map_err(text)?;
                     continue;
                 }
                 Go::End => return Ok(()),
             }
-            let report = turn(&mut vcpu, around)
+            let report = turn(&mut vcpu, started, around)
                 .map_err(|reason| format!("{reason}, {}", standing(vcpu.fd())))?;
             if origin.index == 0 {
                 around
@@ -179,13 +186,16 @@ fn standing(vcpu: &VcpuFd) -> String {
     }
 }
 
-/// Once into the guest and out again.
-fn turn(vcpu: &mut GuestVcpu, around: &Surroundings) -> Result<Option<Report>, String> {
+/// Once into the guest, which is in its start number `start`, and out again.
+fn turn(vcpu: &mut GuestVcpu, start: u64, around: &Surroundings) -> Result<Option<Report>, String> {
     let turn = vcpu.turn(|exit| serve(exit, &around.ports));
     // Heard by now, whatever it came to: the gate is next, and what waits is looked at there.
     kick::heard();
     match turn.map_err(|error| chain(&error))? {
-        Turn::Exit(served) => served,
+        Turn::Exit(served) => Ok(served?.map(|demand| match demand {
+            Demand::Off => Report::Off,
+            Demand::Reset => Report::Reset { start },
+        })),
         Turn::Mended | Turn::Again => Ok(None),
         Turn::Told { gpa } => {
             around.told.touched(gpa);
@@ -195,14 +205,9 @@ fn turn(vcpu: &mut GuestVcpu, around: &Surroundings) -> Result<Option<Report>, S
             Ok(None)
         }
         Turn::Refused { gpa, obstacle } => {
-            let action = match around.untold {
-                Untold::Reset => FailureAction::Reset,
-                Untold::Pause | Untold::Stop => FailureAction::Fatal,
-            };
-            let recursive = obstacle == Obstacle::InProgress;
-            around.hub.tell(What::touched(action, recursive, gpa));
+            around.hub.tell(refused(around.untold, obstacle, gpa));
             let reason = obstacle.to_string();
-            Ok(Some(Report::Untold { gpa, reason }))
+            Ok(Some(Report::Untold { start, gpa, reason }))
         }
         Turn::NotOurs { hva } => Err(format!(
             "its memory cannot be reached at host address {hva}, and no memory failure is why"
@@ -210,10 +215,19 @@ fn turn(vcpu: &mut GuestVcpu, around: &Surroundings) -> Result<Option<Report>, S
     }
 }
 
-fn serve(exit: VcpuExit<'_>, ports: &Ports) -> Result<Option<Report>, String> {
+/// What is reported of a touch of which the guest cannot be told.
+fn refused(untold: Untold, obstacle: Obstacle, gpa: Gpa) -> What {
+    let action = match untold {
+        Untold::Reset => FailureAction::Reset,
+        Untold::Pause | Untold::Stop => FailureAction::Fatal,
+    };
+    What::touched(action, obstacle == Obstacle::InProgress, gpa)
+}
+
+fn serve(exit: VcpuExit<'_>, ports: &Ports) -> Result<Option<Demand>, String> {
     match exit {
         VcpuExit::IoIn(port, data) => ports.read(port, data),
-        VcpuExit::IoOut(port, data) => return Ok(ports.write(port, data).map(Report::Demand)),
+        VcpuExit::IoOut(port, data) => return Ok(ports.write(port, data)),
         // Nothing is there: reads are all ones, writes go nowhere.
         VcpuExit::MmioRead(_, data) => data.fill(0xff),
         VcpuExit::MmioWrite(..) | VcpuExit::Intr => {}
@@ -223,9 +237,29 @@ fn serve(exit: VcpuExit<'_>, ports: &Ports) -> Result<Option<Report>, String> {
     Ok(None)
 }
 
-fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     match error.source() {
         Some(source) => format!("{error}: {}", chain(source)),
         None => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_touch_in_the_middle_of_a_machine_check_is_recursive_whatever_becomes_of_the_guest() {
+        for untold in [Untold::Stop, Untold::Pause, Untold::Reset] {
+            let recursive = |obstacle| match refused(untold, obstacle, Gpa::new(0x1008)) {
+                What::MemoryFailure { gpa, flags, .. } => {
+                    assert_eq!((gpa, flags.action_required), (Gpa::new(0x1000), true));
+                    flags.recursive
+                }
+                other => panic!("{other:?}"),
+            };
+            assert!(recursive(Obstacle::InProgress));
+            assert!(!recursive(Obstacle::MachineChecksOff));
+        }
     }
 }

@@ -91,7 +91,9 @@ impl fmt::Display for Obstacle {
             Self::ReportingOff => "the guest has error reporting off (MCG_CTL, MCi_CTL)",
             Self::BanksFull => "the guest has not cleared earlier records from its banks",
             Self::OthersInProgress => "other vCPUs are still in the last machine check",
-            Self::NotRecoverable => "its processors do not let it recover (MCG_SER_P is clear)",
+            Self::NotRecoverable => {
+                "its processors do not let it recover (Intel's without MCG_SER_P, AMD's without SUCCOR)"
+            }
         })
     }
 }

@@ -85,8 +85,9 @@ impl Memory {
     }
 }
 
-/// `EINTR` (include/uapi/asm-generic/errno-base.h).
+/// `EINTR`, `EAGAIN` (include/uapi/asm-generic/errno-base.h).
 const EINTR: i32 = 4;
+const EAGAIN: i32 = 11;
 
 /// Takes back the instruction for which KVM is [loading](Instruction::Loading), as if it had not
 /// begun: it is the one at which the guest takes its machine check, or that it executes again. KVM
@@ -95,17 +96,24 @@ const EINTR: i32 = 4;
 /// lost memory (vector, segment, descriptor tables) keep what they got.
 pub(super) fn undo(vcpu: &mut VcpuFd) -> Result<(), errno::Error> {
     let registers = vcpu.get_regs()?;
-    // Ends what was begun, and does not enter the guest.
+    finish(vcpu)?;
+    vcpu.set_regs(&registers)
+}
+
+/// Ends the instruction that KVM emulates and has made its last exit for, with whatever was answered,
+/// and does not enter the guest. Until then `KVM_RUN` acts on the registers that it finds, whoever
+/// has set them meanwhile.
+pub(super) fn finish(vcpu: &mut VcpuFd) -> Result<(), errno::Error> {
     vcpu.set_kvm_immediate_exit(1);
     let ended = loop {
         match vcpu.run() {
             Ok(VcpuExit::MmioRead(_, data) | VcpuExit::IoIn(_, data)) => data.fill(!0),
             Ok(_) => {}
-            Err(error) if error.errno() == EINTR => break Ok(()),
+            // One that waits to be started has nothing to end.
+            Err(error) if matches!(error.errno(), EINTR | EAGAIN) => break Ok(()),
             Err(error) => break Err(error),
         }
     };
     vcpu.set_kvm_immediate_exit(0);
-    ended?;
-    vcpu.set_regs(&registers)
+    ended
 }

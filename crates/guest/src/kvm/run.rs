@@ -9,7 +9,7 @@ use pagemend_core::address::{Gpa, Hva};
 use pagemend_linux::{Pagemend, TooManyVcpus, VcpuFault, VcpuThread};
 use vmm_sys_util::errno;
 
-use super::memory::{Instruction, Memory, Unreached, undo};
+use super::memory::{Instruction, Memory, Unreached, finish, undo};
 use super::vcpu::{KvmVcpu, RegisterError};
 use super::watch::{register_read, register_written};
 use crate::deliver::{Answer, Obstacle, Outcome, Teller};
@@ -139,11 +139,17 @@ impl GuestVcpu {
         &mut self.fd
     }
 
-    /// The guest was reset: what this vCPU touched before concerns nobody any more.
-    pub fn reset(&mut self) {
+    /// The guest was reset: what this vCPU touched before concerns nobody any more, and the
+    /// instruction that it left the guest with is over. To be called before its registers are set.
+    ///
+    /// # Errors
+    ///
+    /// KVM's: it does not end that instruction.
+    pub fn reset(&mut self) -> Result<(), RunError> {
         self.unreached = None;
         self.stuck = 0;
         self.owed = None;
+        finish(&mut self.fd).map_err(RunError::Run)
     }
 
     /// Tells the vCPU what it can take, runs it, and deals with lost memory and machine-check

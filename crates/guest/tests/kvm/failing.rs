@@ -10,7 +10,7 @@ use kvm_ioctls::VcpuExit;
 use pagemend_core::address::{FRAME_SIZE, Gpa, PageSize};
 use pagemend_core::ledger::Cause;
 use pagemend_guest::deliver::{BANK_REQUIRED, Obstacle};
-use pagemend_guest::kvm::{GuestVcpu, Kick, Turn};
+use pagemend_guest::kvm::{GuestVcpu, Kick, Turn, watch};
 use pagemend_guest::x86::bits::CR4_MCE;
 use pagemend_guest::x86::{AoSignal, MachineCheck, Vendor};
 use pagemend_linux::probe::Pool;
@@ -34,7 +34,7 @@ struct Guest {
     turns: Vec<Turn<()>>,
     /// What the guest has read at [`TOUCHED`].
     read: Vec<u32>,
-    _machine: Machine,
+    machine: Machine,
     _turn: MutexGuard<'static, ()>,
 }
 
@@ -86,7 +86,7 @@ impl Guest {
             kicks,
             turns: Vec::new(),
             read: Vec::new(),
-            _machine: machine,
+            machine,
             _turn: turn,
         })
     }
@@ -161,7 +161,7 @@ fn a_store_beside_the_failed_frame_is_kept() {
 }
 
 #[test]
-fn a_store_to_the_failed_frame_is_a_machine_check_too() {
+fn a_store_to_the_failed_frame_is_amachine_check_too() {
     let Some(mut guest) = Guest::new() else {
         return;
     };
@@ -192,7 +192,7 @@ fn a_store_that_cannot_be_told_does_not_go_on() {
 }
 
 #[test]
-fn a_touch_of_the_failed_frame_is_a_machine_check_at_its_address() {
+fn a_touch_of_the_failed_frame_is_amachine_check_at_its_address() {
     let Some(mut guest) = Guest::new() else {
         return;
     };
@@ -246,4 +246,27 @@ fn an_instruction_that_kvm_cannot_read_is_tried_again_and_is_then_the_vmms_conce
         }
     };
     assert_eq!((exit.as_str(), tries), ("InternalError", 16));
+}
+
+#[test]
+fn a_vcpu_that_is_reset_at_a_register_begins_with_its_first_instruction() {
+    let Some(mut guest) = Guest::new() else {
+        return;
+    };
+    watch(&guest.machine.vm, guest.machine.checks.config()).expect("KVM filters these registers");
+    let first = guest.vcpu.fd().get_regs().unwrap();
+    guest.run(&[]);
+    // Its next command is to clear the banks' status, each of which is an exit.
+    let left = guest.vcpu.turn(|exit| match exit {
+        VcpuExit::IoIn(ASK, data) => data.copy_from_slice(&(Command::Clear as u32).to_le_bytes()),
+        other => panic!("the guest left with {other:?}"),
+    });
+    assert_eq!(left.unwrap(), Turn::Exit(()));
+    while guest.vcpu.turn(|exit| panic!("{exit:?}")).unwrap() != Turn::<()>::Again {}
+    guest.vcpu.reset().unwrap();
+    guest.vcpu.fd().set_regs(&first).unwrap();
+    // Ends what KVM has begun, and does not enter the guest.
+    guest.vcpu.fd().set_kvm_immediate_exit(1);
+    guest.vcpu.fd().run().unwrap_err();
+    assert_eq!(guest.vcpu.fd().get_regs().unwrap(), first);
 }

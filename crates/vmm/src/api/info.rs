@@ -72,7 +72,7 @@ struct Memory {
     lost_bytes: u64,
     /// Of what is lost, that the guest keeps off by itself.
     entrusted_bytes: u64,
-    /// Of what is lost, that the guest has not been told of yet.
+    /// Of what is lost, that waits for the guest to be told of it.
     untold_bytes: u64,
     /// Pages that are being mended on demand.
     coming_back: Vec<ComingBack>,

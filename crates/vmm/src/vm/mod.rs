@@ -13,13 +13,13 @@ use crate::boot::{self, BootError};
 use crate::chipset::{Chipset, ChipsetError};
 use crate::config::{ConfigError, Untold, VmConfig};
 use crate::control::Gate;
-use crate::devices::{Demand, Ports};
+use crate::devices::Ports;
 use crate::events::{Hub, What};
 use crate::kick::Bell;
 use crate::memory::{Blocks, Ram, RamError};
 use crate::seccomp::SeccompError;
 use crate::tell::{TellError, Told};
-use crate::vcpu::Report;
+use crate::vcpu::{Report, chain};
 
 /// Why there is no machine, or it could not be steered.
 #[derive(Debug, thiserror::Error)]
@@ -181,6 +181,13 @@ impl Vm {
         Ok(phase)
     }
 
+    /// The phase, if the machine is still in its start number `start`. What a vCPU has reported of
+    /// an earlier one is no concern of the guest that runs now.
+    fn steer_in(&self, start: u64) -> Option<MutexGuard<'_, Phase>> {
+        let phase = self.steer_living().ok()?;
+        (self.gate.start() == start).then_some(phase)
+    }
+
     fn stop_vcpus(&self) {
         self.gate.close();
         self.bell.all();
@@ -198,26 +205,35 @@ impl Vm {
 
     /// Stops the vCPUs, and returns when the last one stands.
     pub fn pause(&self) -> Result<(), VmError> {
-        self.pause_because(None)
-    }
-
-    fn pause_because(&self, reason: Option<String>) -> Result<(), VmError> {
-        let mut phase = self.steer_living()?;
-        self.stop_vcpus();
-        *phase = Phase::Paused;
-        self.hub.tell(What::Pause { reason });
+        self.pause_in(self.steer_living()?, None);
         Ok(())
     }
 
-    /// Has the machine start again, with all of its memory: lost frames are given up for fresh
-    /// memory. It runs or stands afterwards as it did before.
-    pub fn reset(&self) -> Result<(), VmError> {
-        self.reset_for(false)
+    fn pause_in(&self, mut phase: MutexGuard<'_, Phase>, reason: Option<String>) {
+        self.stop_vcpus();
+        *phase = Phase::Paused;
+        self.hub.tell(What::Pause { reason });
     }
 
-    fn reset_for(&self, by_guest: bool) -> Result<(), VmError> {
-        let phase = self.steer_living()?;
+    /// Has the machine start again, with all of its memory: lost frames are given up for fresh
+    /// memory. It runs or stands afterwards as it did before; where it cannot start it has ended.
+    pub fn reset(&self) -> Result<(), VmError> {
+        self.reset_in(self.steer_living()?, false)
+    }
+
+    /// What has to be undone for a start is undone by half where it fails: nobody may run on then.
+    fn reset_in(&self, mut phase: MutexGuard<'_, Phase>, by_guest: bool) -> Result<(), VmError> {
         self.stop_vcpus();
+        let again = self.start_again(*phase, by_guest);
+        again.inspect_err(|error| {
+            let reason = format!("the machine cannot start again: {}", chain(error));
+            self.end_in(&mut phase, &End::Crash(reason.clone()));
+            // For whoever waits for the end.
+            let _ = self.owner.send(Report::Crash { reason });
+        })
+    }
+
+    fn start_again(&self, phase: Phase, by_guest: bool) -> Result<(), VmError> {
         let before = self
             .pagemend
             .with_ledger(|ledger| ledger.iter().collect::<Vec<_>>());
@@ -227,7 +243,7 @@ impl Vm {
         boot::load(&self.config.payload, &self.ram, self.config.vcpus, &before)?;
         self.gate.start_again();
         self.hub.tell(What::Reset { by_guest });
-        if *phase == Phase::Running {
+        if phase == Phase::Running {
             self.gate.open();
         }
         Ok(())
@@ -236,33 +252,63 @@ impl Vm {
     /// Switches the machine off.
     pub fn shut_down(&self) {
         // Whoever waits for reports is the one to end it.
-        let _ = self.owner.send(Report::Demand(Demand::Off));
+        let _ = self.owner.send(Report::Off);
     }
 
     /// Deals with what the vCPUs report until the machine has ended, on the calling thread.
+    ///
+    /// # Errors
+    ///
+    /// [`VmError::Ended`] if somebody was told of its end before.
     pub fn run_to_the_end(&self) -> Result<End, VmError> {
         let reports = self.reports.lock().unwrap_or_else(PoisonError::into_inner);
         let end = loop {
-            let report = reports
-                .recv()
-                .expect("the machine itself keeps a sender of reports");
+            let report = match self.phase() {
+                // What has ended says why, once.
+                Phase::Ended => reports.try_recv().map_err(|_| VmError::Ended)?,
+                Phase::Running | Phase::Paused => reports
+                    .recv()
+                    .expect("the machine itself keeps a sender of reports"),
+            };
             match report {
-                Report::Demand(Demand::Off) => break End::Off,
-                Report::Demand(Demand::Reset) => self.reset_for(true)?,
+                Report::Off => break End::Off,
                 Report::Crash { reason } => break End::Crash(reason),
-                Report::Untold { gpa, reason } => match self.config.untold {
-                    Untold::Pause => self.pause_because(Some(untold(gpa, &reason)))?,
-                    Untold::Reset => self.reset_for(false)?,
-                    Untold::Stop => break End::Crash(untold(gpa, &reason)),
-                },
+                Report::Reset { start } => {
+                    if let Some(phase) = self.steer_in(start) {
+                        self.reset_or_crash(phase, true);
+                    }
+                }
+                Report::Untold { start, gpa, reason } => {
+                    let Some(phase) = self.steer_in(start) else {
+                        continue;
+                    };
+                    match self.config.untold {
+                        // Another vCPU has met the same, or somebody was faster.
+                        Untold::Pause if *phase == Phase::Paused => {}
+                        Untold::Pause => self.pause_in(phase, Some(untold(gpa, &reason))),
+                        Untold::Reset => self.reset_or_crash(phase, false),
+                        Untold::Stop => break End::Crash(untold(gpa, &reason)),
+                    }
+                }
             }
         };
         self.end(&end);
         Ok(end)
     }
 
+    fn reset_or_crash(&self, phase: MutexGuard<'_, Phase>, by_guest: bool) {
+        // Where it fails, a report that says so follows.
+        let _ = self.reset_in(phase, by_guest);
+    }
+
     fn end(&self, end: &End) {
         let mut phase = self.steer();
+        if *phase != Phase::Ended {
+            self.end_in(&mut phase, end);
+        }
+    }
+
+    fn end_in(&self, phase: &mut Phase, end: &End) {
         self.gate.end();
         self.bell.all();
         self.gate.wait_until_gone();

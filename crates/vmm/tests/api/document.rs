@@ -137,4 +137,12 @@ fn its_schemas_refuse_what_is_not_so() {
     );
     let event = json!({ "schema": "pagemend.vm-event/1", "time": 1, "event": "MEMORY_FAILURE" });
     refuses("VmEvent", event);
+    let frames = |withheld: u64| {
+        json!({
+            "schema": "pagemend.vm-event/1", "time": 1, "event": "frames-withheld",
+            "gpa": 1 << 30, "size": 1 << 30, "told": 512, "withheld": withheld,
+        })
+    };
+    document.check_component("VmEvent", &frames(1));
+    refuses("VmEvent", frames(0));
 }

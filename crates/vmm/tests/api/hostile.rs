@@ -1,10 +1,12 @@
 //! Clients that go away, send forever, never read, or mean harm.
 
+use std::cell::Cell;
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 
 use pagemend_vmm::api::{MAX_BODY, MAX_CONNECTIONS, MAX_HEAD};
 use proptest::prelude::*;
+use proptest::sample::Index;
 use proptest::test_runner::TestRunner;
 
 use crate::machine::{Answer, Machine};
@@ -147,26 +149,50 @@ fn leave_to_send_a_body_is_given_where_it_is_asked_for() {
     assert_eq!(hear(&mut stream).status, 204);
 }
 
+/// Some bytes to be changed, or none.
+fn changes() -> impl Strategy<Value = Vec<(Index, u8)>> {
+    let some = prop::collection::vec((any::<Index>(), any::<u8>()), 1..4);
+    prop::option::weighted(0.3, some).prop_map(Option::unwrap_or_default)
+}
+
+fn change(bytes: &mut [u8], changes: Vec<(Index, u8)>) {
+    for (at, byte) in changes {
+        if let len @ 1.. = bytes.len() {
+            bytes[at.index(len)] = byte;
+        }
+    }
+}
+
 #[test]
 fn no_bytes_end_the_machine() {
     let machine = Machine::start();
-    let valid = prop::sample::select(vec![
-        PING.to_vec(),
-        b"PUT /api/v1/memory.inject HTTP/1.1\r\nContent-Length: 49\r\n\r\n\
-          {\"gpa\":16777216,\"kind\":\"ar\",\"method\":\"emulated\"}"
-            .to_vec(),
-        b"GET /api/v1/memory.ledger HTTP/1.1\r\nExpect: 100-continue\r\n\r\n".to_vec(),
-        b"GET /api/v1/events HTTP/1.1\r\nConnection: close\r\n\r\n".to_vec(),
-    ]);
-    let changes = prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6);
-    let mutated =
-        (valid, changes, any::<prop::sample::Index>()).prop_map(|(bytes, changes, cut)| {
-            let mut bytes = bytes;
-            for (at, byte) in changes {
-                let at = at.index(bytes.len());
-                bytes[at] = byte;
+    let body = br#"{"gpa":16777216,"kind":"ar","method":"emulated"}"#;
+    let inject = format!(
+        "PUT /api/v1/memory.inject HTTP/1.1\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
+    let ledger = "GET /api/v1/memory.ledger HTTP/1.1\r\nExpect: 100-continue\r\n\r\n";
+    let events = "GET /api/v1/events HTTP/1.1\r\nConnection: close\r\n\r\n";
+    let valid = prop_oneof![
+        3 => Just((inject.into_bytes(), body.to_vec())),
+        1 => Just((PING.to_vec(), vec![])),
+        1 => Just((ledger.into(), vec![])),
+        1 => Just((events.into(), vec![])),
+    ];
+    // A head is easily spoiled, and then nobody looks at the body.
+    let mutated = (
+        valid,
+        changes(),
+        changes(),
+        prop::option::weighted(0.2, any::<Index>()),
+    )
+        .prop_map(|((mut head, mut body), in_head, in_body, cut)| {
+            change(&mut head, in_head);
+            change(&mut body, in_body);
+            let mut bytes = [head, body].concat();
+            if let Some(cut) = cut {
+                bytes.truncate(cut.index(bytes.len()) + 1);
             }
-            bytes.truncate(cut.index(bytes.len()) + 1);
             bytes
         });
     let noise = prop::collection::vec(any::<u8>(), 0..MAX_HEAD + MAX_BODY);
@@ -175,18 +201,27 @@ fn no_bytes_end_the_machine() {
         failure_persistence: None,
         ..ProptestConfig::with_cases(256)
     };
+    // How many were answered with a status of each hundred.
+    let answered = [const { Cell::new(0_u32) }; 10];
     TestRunner::new(config)
         .run(&bytes, |bytes| {
             let mut stream = machine.connect();
             // The machine may have had enough before the end.
             let _ = stream.write_all(&bytes);
             let _ = stream.shutdown(std::net::Shutdown::Write);
-            let mut first = [0; 9];
+            let mut first = [0; 12];
             if stream.read_exact(&mut first).is_ok() {
-                prop_assert_eq!(&first, b"HTTP/1.1 ");
+                prop_assert_eq!(&first[..9], b"HTTP/1.1 ");
+                let hundred = &answered[usize::from(first[9] - b'0')];
+                hundred.set(hundred.get() + 1);
             }
             Ok(())
         })
         .unwrap();
+    // They got as far as to be done, and were refused.
+    assert!(
+        answered[2].get() > 0 && answered[4].get() > 0,
+        "{answered:?}"
+    );
     wait_until_well(&machine);
 }

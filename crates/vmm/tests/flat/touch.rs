@@ -1,8 +1,10 @@
 //! Reads of memory that is in order, and of memory that is not.
 
+use std::thread;
+
 use pagemend::{Cause, Gpa, Inject};
 use pagemend_vmm::guests::touch;
-use pagemend_vmm::{CpuModel, End, FailureAction, Phase, Untold, Vm, VmConfig, What};
+use pagemend_vmm::{CpuModel, End, FailureAction, Flags, Phase, Untold, Vm, VmConfig, What};
 
 use crate::machine::{alone, config, huge};
 
@@ -145,7 +147,11 @@ fn a_vcpu_that_touches_failed_memory_reads_what_was_there_and_is_told_what_is_no
 #[test]
 fn a_guest_that_touches_a_lost_frame_and_is_not_listening_does_not_run_on() {
     let _alone = alone();
-    for (untold, expected) in [(Untold::Stop, "cannot be told"), (Untold::Reset, "")] {
+    for (untold, expected) in [
+        (Untold::Stop, FailureAction::Fatal),
+        (Untold::Pause, FailureAction::Fatal),
+        (Untold::Reset, FailureAction::Reset),
+    ] {
         let vm = Vm::new(VmConfig {
             untold,
             ..config(touch::code(), 1)
@@ -154,13 +160,44 @@ fn a_guest_that_touches_a_lost_frame_and_is_not_listening_does_not_run_on() {
         touch::set(vm.ram(), 1, None, &[touch::FREE]).unwrap();
         let errors = vm.pagemend().emulated_errors();
         errors.inject(touch::FREE, Cause::ActionRequired).unwrap();
+        let events = vm.events().subscribe();
         vm.resume().unwrap();
-        match vm.run_to_the_end().unwrap() {
+        let says_why = |reason: &str| {
+            assert!(reason.contains("cannot be told"), "{reason}");
+            assert!(reason.contains("machine checks off"), "{reason}");
+        };
+        let (mut failures, mut pauses) = (vec![], vec![]);
+        let end = thread::scope(|scope| {
+            let end = scope.spawn(|| vm.run_to_the_end().unwrap());
+            for event in &events {
+                match &event.what {
+                    What::MemoryFailure {
+                        gpa, flags, action, ..
+                    } => failures.push((*gpa, *flags, *action)),
+                    What::Pause { reason } => {
+                        pauses.push(reason.clone());
+                        assert_eq!(vm.phase(), Phase::Paused);
+                        vm.shut_down();
+                    }
+                    What::Shutdown { .. } => break,
+                    _ => {}
+                }
+            }
+            end.join().unwrap()
+        });
+        // The guest was not dealing with another one.
+        let flags = Flags {
+            action_required: true,
+            recursive: false,
+        };
+        assert_eq!(failures, [(touch::FREE, flags, expected)]);
+        assert_eq!(pauses.len(), usize::from(untold == Untold::Pause));
+        match end {
             End::Crash(reason) => {
                 assert_eq!(untold, Untold::Stop);
-                assert!(reason.contains(expected), "{reason}");
-                assert!(reason.contains("machine checks off"), "{reason}");
+                says_why(&reason);
             }
+            End::Off if untold == Untold::Pause => says_why(pauses[0].as_deref().unwrap()),
             End::Off => {
                 // After the reset the frame is fresh memory, and the guest reads it.
                 assert_eq!(untold, Untold::Reset);
