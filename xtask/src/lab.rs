@@ -3,8 +3,8 @@
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand, ValueEnum};
 use pagemend_lab_host::{
-    Accelerator, Arch, Inside, Options, Program, attach, list, self_test, summary, write_json,
-    write_junit, write_outcomes, write_tables,
+    Accelerator, Arch, Inside, Options, Program, Report, Verdict, attach, failed, list, self_test,
+    summary, write_json, write_junit, write_outcomes, write_tables,
 };
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -147,11 +147,15 @@ pub(crate) fn run(arguments: Arguments) -> Result<ExitCode> {
         }
     }
     println!("{}", summary(&reports));
-    Ok(if pagemend_lab_host::failed(&reports) {
-        ExitCode::FAILURE
-    } else {
-        ExitCode::SUCCESS
+    Ok(match failed(&reports) || nothing_passed(&reports) {
+        true => ExitCode::FAILURE,
+        false => ExitCode::SUCCESS,
     })
+}
+
+/// A run in which everything was skipped has shown nothing.
+fn nothing_passed(reports: &[Report]) -> bool {
+    !reports.iter().any(|report| report.verdict == Verdict::Pass)
 }
 
 fn program(package: &str, binary: &str) -> Program {

@@ -29,6 +29,7 @@ pub use attach::attach;
 pub use junit::write_junit;
 pub use options::{Accelerator, Arch, Inside, Options, Program};
 pub use outcomes::write_outcomes;
+pub use pagemend_lab_protocol::{Report, Verdict};
 pub use report::{failed, summary, write_json};
 pub use run::{list, run};
 pub use self_test::self_test;
