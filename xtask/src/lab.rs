@@ -6,6 +6,7 @@ use pagemend_lab_host::{
     Accelerator, Arch, Inside, Options, Program, Report, Verdict, attach, failed, list, self_test,
     summary, write_json, write_junit, write_outcomes, write_tables,
 };
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -127,6 +128,10 @@ pub(crate) fn run(arguments: Arguments) -> Result<ExitCode> {
         println!("the lab notices everything that it should");
         return Ok(ExitCode::SUCCESS);
     }
+    // What a run before left behind is not taken for this one's, whatever becomes of it.
+    for path in arguments.json.iter().chain(&arguments.junit) {
+        remove(path)?;
+    }
     let reports = pagemend_lab_host::run(&options)?;
     if let Some(path) = &arguments.json {
         write_json(path, &reports)?;
@@ -151,6 +156,16 @@ pub(crate) fn run(arguments: Arguments) -> Result<ExitCode> {
         true => ExitCode::FAILURE,
         false => ExitCode::SUCCESS,
     })
+}
+
+/// Removes a file, and nothing else that has a name, such as a pipe.
+fn remove(path: &Path) -> Result<()> {
+    match fs::symlink_metadata(path) {
+        Ok(found) if found.is_file() => {
+            fs::remove_file(path).with_context(|| format!("cannot replace {}", path.display()))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// A run in which everything was skipped has shown nothing.
