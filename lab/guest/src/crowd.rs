@@ -99,11 +99,12 @@ impl Crowd {
         crowd
     }
 
-    /// Waits until each of them has begun and ended a pass.
+    /// Waits until each of them has begun and ended a pass, or one is dead, which the end will show.
     pub(crate) fn go_on(&self) {
         let passes = |number: usize| self.shared.passes[number].load(Ordering::Acquire);
         let until: [u64; THREADS] = std::array::from_fn(|number| passes(number) + 2);
-        while (0..THREADS).any(|number| passes(number) < until[number]) {
+        let dead = || self.threads.iter().any(JoinHandle::is_finished);
+        while (0..THREADS).any(|number| passes(number) < until[number]) && !dead() {
             std::thread::yield_now();
         }
     }
@@ -210,5 +211,21 @@ fn pass(
             drop(turn);
             turn = shared.turn();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_waits_for_a_dead_thread_goes_on() {
+        let dies = || -> Seen { panic!("as it should") };
+        let crowd = Crowd {
+            shared: Arc::default(),
+            threads: vec![std::thread::spawn(dies)],
+        };
+        crowd.go_on();
+        assert!(crowd.threads[0].is_finished());
     }
 }

@@ -101,18 +101,28 @@ scenario! {
     run: |t| {
         const BAD: usize = 0x5000;
         inject::available()?;
-        let guest = Guest::with(Kind::Hugetlb2M, 2 * MIB_2, |base, builder| {
-            let late = pages::frame(base + 0x9000).ok().flatten();
+        let memory = Guest::filled(Kind::Hugetlb2M, 2 * MIB_2)?;
+        let late = pages::frame(memory.as_ptr() as usize + 0x9000)?.context("it is mapped")?;
+        let said = Arc::new(Mutex::new(Vec::new()));
+        let theirs = Arc::clone(&said);
+        let guest = Guest::on(memory, |_, builder| {
             builder.listen("a second error", move |event| {
-                if let (Step::Salvage { .. }, Some(frame)) = (&event.step, late) {
-                    let _ = inject::corrupt_frame(frame);
+                if matches!(event.step, Step::Salvage { .. }) {
+                    let answer = inject::corrupt_frame(late).err().and_then(|error| error.raw_os_error());
+                    theirs.lock().expect("nobody panics with it").push(answer);
                 }
             })
         })?;
+        let corrupted = pages::hardware_corrupted();
         let crowd = Crowd::start(&guest);
         inject::madvise_in_use(guest.base() + BAD)?;
         guest.pagemend.settle();
         crowd.finish(t, &[BAD]);
+        // It counts the second although it says that the page is bad already.
+        let said = said.lock().map(|said| said.clone()).unwrap_or_default();
+        t.saw("what the kernel says of the second error", said.clone());
+        t.equal("second errors", said.len(), 1);
+        t.equal("KiB that the kernel counts as bad", pages::hardware_corrupted() - corrupted, 8);
         guest.lost_only(t, &[BAD]);
         t.equal("what was done", guest.actions(), vec![Action::Mend]);
         Ok(())
