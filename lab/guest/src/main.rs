@@ -29,6 +29,7 @@ mod salvage;
 mod seccomp;
 mod setup;
 mod staging;
+mod toll;
 mod trial;
 mod userfault;
 mod vm;
