@@ -3,11 +3,15 @@
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand, ValueEnum};
 use pagemend_lab_host::{
-    Accelerator, Arch, Inside, Options, Program, attach, list, self_test, summary, write_json,
-    write_junit, write_outcomes, write_tables,
+    Accelerator, Arch, Inside, Options, Program, Report, Verdict, attach, differences, failed,
+    list, self_test, summary, write_json, write_junit, write_outcomes, write_tables,
 };
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+
+/// What makes a whole document each, by name.
+const TABLES: [&str; 3] = ["kernel/*", "mechanism/*", "vm-*"];
 
 /// Arguments of `cargo xtask lab`.
 #[derive(Args)]
@@ -47,7 +51,7 @@ pub(crate) struct Arguments {
     /// Write the results as JUnit XML
     #[arg(long, value_name = "FILE")]
     junit: Option<PathBuf>,
-    /// Write docs/kernel-behaviour-VERSION.md from this run, which must be a whole one, or docs/vm-outcomes.md and the README's table, which need 'vm-*'
+    /// Write docs/kernel-behaviour-VERSION.md, which takes 'kernel/*' and 'mechanism/*', or docs/vm-outcomes.md and the README's table, which take 'vm-*'
     #[arg(long)]
     table: bool,
     /// Test the lab itself: scenarios that are wrong must fail, each for its reason
@@ -113,8 +117,9 @@ pub(crate) fn run(arguments: Arguments) -> Result<ExitCode> {
         attach(&Options { kernels, ..options }, &arguments)?;
         return Ok(ExitCode::SUCCESS);
     }
-    if arguments.table && options.names.iter().any(|name| name != "vm-*") {
-        bail!("--table wants whole runs: of everything, or of 'vm-*'");
+    let is_whole = |name: &String| TABLES.contains(&name.as_str());
+    if arguments.table && !options.names.iter().all(is_whole) {
+        bail!("--table wants whole runs: of everything, or of {TABLES:?}");
     }
     if arguments.list {
         for scenario in list(&options)? {
@@ -127,6 +132,10 @@ pub(crate) fn run(arguments: Arguments) -> Result<ExitCode> {
         println!("the lab notices everything that it should");
         return Ok(ExitCode::SUCCESS);
     }
+    // What a run before left behind is not taken for this one's, whatever becomes of it.
+    for path in arguments.json.iter().chain(&arguments.junit) {
+        remove(path)?;
+    }
     let reports = pagemend_lab_host::run(&options)?;
     if let Some(path) = &arguments.json {
         write_json(path, &reports)?;
@@ -134,24 +143,51 @@ pub(crate) fn run(arguments: Arguments) -> Result<ExitCode> {
     if let Some(path) = &arguments.junit {
         write_junit(path, &reports)?;
     }
+    println!("{}", summary(&reports));
+    let docs = workspace.join("docs");
+    let scenarios = list(&Options {
+        names: Vec::new(),
+        ..options.clone()
+    })?;
+    let mut news = Vec::new();
     if arguments.table {
-        let docs = workspace.join("docs");
-        let scenarios = list(&Options {
-            names: Vec::new(),
-            ..options
-        })?;
         let kernels = write_tables(&docs, &scenarios, &reports)?;
         let machines = write_outcomes(&workspace, &scenarios, &reports)?;
         for path in kernels.into_iter().chain(machines) {
             println!("wrote {}", path.display());
         }
+    } else if !options
+        .kernels
+        .iter()
+        .any(|kernel| Path::new(kernel).exists())
+    {
+        // The documents are about distributions' kernels; one's own may differ.
+        news = differences(&docs, &scenarios, &reports)?;
     }
-    println!("{}", summary(&reports));
-    Ok(if pagemend_lab_host::failed(&reports) {
-        ExitCode::FAILURE
-    } else {
-        ExitCode::SUCCESS
-    })
+    for new in &news {
+        println!("FAIL  {new}");
+    }
+    Ok(
+        match failed(&reports) || nothing_passed(&reports) || !news.is_empty() {
+            true => ExitCode::FAILURE,
+            false => ExitCode::SUCCESS,
+        },
+    )
+}
+
+/// Removes a file, and nothing else that has a name, such as a pipe.
+fn remove(path: &Path) -> Result<()> {
+    match fs::symlink_metadata(path) {
+        Ok(found) if found.is_file() => {
+            fs::remove_file(path).with_context(|| format!("cannot replace {}", path.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A run in which everything was skipped has shown nothing.
+fn nothing_passed(reports: &[Report]) -> bool {
+    !reports.iter().any(|report| report.verdict == Verdict::Pass)
 }
 
 fn program(package: &str, binary: &str) -> Program {

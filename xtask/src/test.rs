@@ -172,7 +172,7 @@ impl Step {
             .with_context(|| format!("running {:?}", self.command))?;
         let success = ended.is_some_and(|status| status.success());
         let text = fs::read_to_string(&log).unwrap_or_default();
-        let counted = tally.count(&text, success);
+        let (counted, success) = tally.count(&text, success);
         let seconds = started.elapsed().as_secs_f64();
         let verdict = if success { "ok" } else { "FAILED" };
         println!("{:<14} {verdict:<7} {seconds:>6.1} s  {counted}", self.name);
@@ -203,9 +203,10 @@ struct Tally {
 
 impl Tally {
     /// Adds a step: the tests that its log counts, or the step itself where it counts none. Gives
-    /// what it counted, in words.
-    fn count(&mut self, log: &str, success: bool) -> String {
-        let (mut passed, mut failed) = (0, 0);
+    /// what it counted, in words, and whether the step is a success: where tests were skipped it is
+    /// none, because here they run on what they are made for.
+    fn count(&mut self, log: &str, success: bool) -> (String, bool) {
+        let (mut passed, mut failed, mut skipped) = (0, 0, 0);
         for line in log.lines() {
             let line = line.strip_prefix("test result: ").unwrap_or(line);
             let is_summary = line.contains(" passed") && line.contains(" failed");
@@ -213,14 +214,17 @@ impl Tally {
                 match part.trim().split_once(' ') {
                     Some((number, "passed")) => passed += number.parse().unwrap_or(0),
                     Some((number, "failed")) => failed += number.parse().unwrap_or(0),
+                    Some((number, "skipped")) => skipped += number.parse().unwrap_or(0),
                     _ => {}
                 }
             }
         }
-        let words = match passed + failed {
-            0 => String::new(),
-            tests => format!("{tests} tests"),
+        let words = match (passed + failed + skipped, skipped) {
+            (0, _) => String::new(),
+            (tests, 0) => format!("{tests} tests"),
+            (tests, _) => format!("{tests} tests, {skipped} skipped"),
         };
+        let success = success && skipped == 0;
         // A step can fail without a failed test, by not being built for one.
         match (passed + failed, success) {
             (0, true) => passed = 1,
@@ -229,7 +233,8 @@ impl Tally {
         }
         self.passed += passed;
         self.failed += failed;
-        words
+        self.skipped += skipped;
+        (words, success)
     }
 }
 
@@ -250,6 +255,16 @@ mod tests {
                    test result: FAILED. 7 passed; 2 failed; 0 ignored\n\
                    \n3 passed, 0 failed, 0 skipped\n";
         assert_eq!(counted(log, false), (50, 2));
+    }
+
+    #[test]
+    fn a_step_that_skips_tests_fails() {
+        let mut tally = Tally::default();
+        let all = tally.count("0 passed, 0 failed, 141 skipped", true);
+        assert_eq!(all, ("141 tests, 141 skipped".to_owned(), false));
+        let one = tally.count("140 passed, 0 failed, 1 skipped", true);
+        assert_eq!(one, ("141 tests, 1 skipped".to_owned(), false));
+        assert_eq!((tally.passed, tally.failed, tally.skipped), (140, 2, 142));
     }
 
     #[test]

@@ -58,3 +58,25 @@ pub(crate) unsafe fn skip_probe(context: *mut libc::c_void) -> bool {
     }
     ours
 }
+
+/// The arguments of a system call that a filter has stopped (`SECCOMP_RET_TRAP`), and the place of its answer.
+///
+/// # Safety
+/// `context` is what the kernel gave to the handler of that SIGSYS, and outlives what is given.
+pub(crate) unsafe fn stopped_call<'a>(context: *mut libc::c_void) -> ([u64; 4], &'a mut i64) {
+    let context = context.cast::<libc::ucontext_t>();
+    // SAFETY: the caller vouches for the pointer, and only this handler uses it meanwhile.
+    let machine = unsafe { &mut (*context).uc_mcontext };
+    #[cfg(target_arch = "x86_64")]
+    {
+        let arguments = [libc::REG_RDI, libc::REG_RSI, libc::REG_RDX, libc::REG_R10];
+        let arguments = arguments.map(|register| machine.gregs[register as usize] as u64);
+        (arguments, &mut machine.gregs[libc::REG_RAX as usize])
+    }
+    #[cfg(target_arch = "aarch64")]
+    {
+        let arguments = std::array::from_fn(|register| machine.regs[register]);
+        // SAFETY: a register is as good as a signed one.
+        (arguments, unsafe { &mut *machine.regs.as_mut_ptr().cast() })
+    }
+}

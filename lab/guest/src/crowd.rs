@@ -4,6 +4,7 @@ use crate::faults;
 use crate::guest::{Guest, gpa};
 use crate::memory::{GIB_1, KIB_4};
 use crate::pattern::word;
+use crate::toll::THREADS;
 use crate::trial::Trial;
 use pagemend::GuestRegion;
 use std::collections::BTreeSet;
@@ -11,10 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::thread::JoinHandle;
 
-/// So many threads, as many of each sort.
-const THREADS: usize = 4;
-
-/// The threads. Each has every fourth word, so that it knows what it has written last.
+/// The threads, as many of each sort. Each has every fourth word, so that it knows what it has written last.
 pub(crate) struct Crowd {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<Seen>>,
@@ -99,11 +97,12 @@ impl Crowd {
         crowd
     }
 
-    /// Waits until each of them has begun and ended a pass.
+    /// Waits until each of them has begun and ended a pass, or one is dead, which the end will show.
     pub(crate) fn go_on(&self) {
         let passes = |number: usize| self.shared.passes[number].load(Ordering::Acquire);
         let until: [u64; THREADS] = std::array::from_fn(|number| passes(number) + 2);
-        while (0..THREADS).any(|number| passes(number) < until[number]) {
+        let dead = || self.threads.iter().any(JoinHandle::is_finished);
+        while (0..THREADS).any(|number| passes(number) < until[number]) && !dead() {
             std::thread::yield_now();
         }
     }
@@ -118,8 +117,8 @@ impl Crowd {
         action()
     }
 
-    /// Ends them, with the pattern in memory again, and claims what they must have seen.
-    pub(crate) fn finish(mut self, t: &mut Trial, lost: &[usize]) {
+    /// Ends them, with the pattern in memory again, and claims what they must have seen. Gives the lost frames that each met.
+    pub(crate) fn finish(mut self, t: &mut Trial, lost: &[usize]) -> Vec<BTreeSet<usize>> {
         let seen = self.end();
         t.claim("no thread died", seen.iter().all(Result::is_ok));
         let seen: Vec<Seen> = seen.into_iter().filter_map(Result::ok).collect();
@@ -131,6 +130,7 @@ impl Crowd {
             "words checked and written",
             self.shared.words.load(Ordering::Relaxed),
         );
+        seen.into_iter().map(|seen| seen.lost).collect()
     }
 }
 
@@ -210,5 +210,21 @@ fn pass(
             drop(turn);
             turn = shared.turn();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_waits_for_a_dead_thread_goes_on() {
+        let dies = || -> Seen { panic!("as it should") };
+        let crowd = Crowd {
+            shared: Arc::default(),
+            threads: vec![std::thread::spawn(dies)],
+        };
+        crowd.go_on();
+        assert!(crowd.threads[0].is_finished());
     }
 }

@@ -2,9 +2,9 @@
 
 use crate::channel::Channel;
 use crate::kernel_log::KernelLog;
-use crate::{registry, setup};
+use crate::{registry, setup, trial};
 use anyhow::{Context, Result};
-use pagemend_lab_protocol::{Command, Event, Verdict};
+use pagemend_lab_protocol::{Command, Event};
 use rustix::system::{RebootCommand, reboot, uname};
 use std::os::unix::process::ExitStatusExt;
 use std::process;
@@ -51,11 +51,8 @@ fn run(name: &str, channel: &mut Channel) -> Result<Option<String>> {
     let Some(scenario) = registry::all().into_iter().find(|s| s.info.name == name) else {
         return Ok(Some("there is no such scenario in this image".into()));
     };
-    if let Err(reason) = setup::pools(&scenario.info.needs) {
-        channel.send(&Event::Verdict {
-            verdict: Verdict::Skip,
-            reason: Some(reason),
-        })?;
+    if let Err(error) = setup::pools(&scenario.info.needs) {
+        channel.send(&trial::given_up(&error))?;
         return Ok(None);
     }
     let status = process::Command::new("/init")

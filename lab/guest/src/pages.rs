@@ -99,6 +99,11 @@ impl Pool {
         }
     }
 
+    /// Whether this kernel and processor have such pages.
+    pub(crate) fn exists(&self) -> bool {
+        self.directory.exists()
+    }
+
     /// Pages in the pool.
     pub(crate) fn total(&self) -> u64 {
         self.read("nr_hugepages")

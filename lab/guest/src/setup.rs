@@ -1,6 +1,9 @@
 //! What a distribution's initramfs would do: mounts, modules, settings. What cannot be done is told to the host and goes on; the scenario that needs it will notice.
 
 use crate::heartbeat;
+use crate::pages::Pool;
+use crate::trial::lacking;
+use anyhow::{Result, anyhow};
 use pagemend_lab_protocol::Needs;
 use rustix::fs::Mode;
 use rustix::io::Errno;
@@ -81,25 +84,26 @@ fn load(path: &Path) -> Option<String> {
     }
 }
 
-/// Puts the pool of 2 MiB pages to exactly as many free pages as the scenario wants. Those that earlier scenarios lost stay counted, so they are added.
-pub(crate) fn pools(needs: &Needs) -> Result<(), String> {
-    let pool = crate::pages::Pool::two_mib();
+/// Puts the pool of 2 MiB pages to exactly as many free pages as the scenario wants. Those that earlier scenarios lost stay counted, so they are added. The host has sized the machine for them, so a pool that stays short is a failure, unless this kernel has none.
+pub(crate) fn pools(needs: &Needs) -> Result<()> {
+    let pool = Pool::two_mib();
     let lost_or_used = pool.total().saturating_sub(pool.free());
     pool.resize(lost_or_used + u64::from(needs.huge_2m));
-    if pool.free() != u64::from(needs.huge_2m) {
-        return Err(format!(
-            "wanted {} free 2 MiB pages, got {}",
-            needs.huge_2m,
-            pool.free()
-        ));
+    let (wanted, free) = (u64::from(needs.huge_2m), pool.free());
+    if free != wanted {
+        return Err(short(&pool, "2 MiB", wanted, free));
     }
-    let gib = crate::pages::Pool::one_gib();
-    if gib.free() < u64::from(needs.huge_1g) {
-        return Err(format!(
-            "wanted {} free 1 GiB pages, got {}",
-            needs.huge_1g,
-            gib.free()
-        ));
+    let pool = Pool::one_gib();
+    let (wanted, free) = (u64::from(needs.huge_1g), pool.free());
+    if free < wanted {
+        return Err(short(&pool, "1 GiB", wanted, free));
     }
     Ok(())
+}
+
+fn short(pool: &Pool, size: &str, wanted: u64, free: u64) -> anyhow::Error {
+    match pool.exists() {
+        true => anyhow!("wanted {wanted} free {size} pages, got {free}"),
+        false => lacking(format!("this kernel has no pool of {size} pages")),
+    }
 }

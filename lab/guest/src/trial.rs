@@ -24,6 +24,17 @@ pub(crate) fn lacking(reason: impl Into<String>) -> anyhow::Error {
     Skip(reason.into()).into()
 }
 
+/// The verdict on a scenario that ended with an error.
+pub(crate) fn given_up(error: &anyhow::Error) -> Event {
+    Event::Verdict {
+        verdict: match error.is::<Skip>() {
+            true => Verdict::Skip,
+            false => Verdict::Fail,
+        },
+        reason: Some(format!("{error:#}")),
+    }
+}
+
 impl fmt::Display for Skip {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
@@ -130,14 +141,16 @@ fn try_run(name: &str) -> Result<()> {
         broken: Vec::new(),
     };
     let outcome = (scenario.run)(&mut trial);
-    let (verdict, reason) = match outcome {
-        Ok(()) if trial.broken.is_empty() => (Verdict::Pass, None),
-        Ok(()) => (
-            Verdict::Fail,
-            Some(format!("not so: {}", trial.broken.join("; "))),
-        ),
-        Err(error) if error.is::<Skip>() => (Verdict::Skip, Some(error.to_string())),
-        Err(error) => (Verdict::Fail, Some(format!("{error:#}"))),
+    let verdict = match outcome {
+        Ok(()) if trial.broken.is_empty() => Event::Verdict {
+            verdict: Verdict::Pass,
+            reason: None,
+        },
+        Ok(()) => Event::Verdict {
+            verdict: Verdict::Fail,
+            reason: Some(format!("not so: {}", trial.broken.join("; "))),
+        },
+        Err(error) => given_up(&error),
     };
-    trial.channel.send(&Event::Verdict { verdict, reason })
+    trial.channel.send(&verdict)
 }

@@ -51,7 +51,7 @@ const fn request<T>(number: u64) -> u64 {
 const UFFDIO_API: u64 = request::<Api>(0x3f);
 const UFFDIO_REGISTER: u64 = request::<Register>(0x00);
 const UFFDIO_CONTINUE: u64 = request::<Fill>(0x07);
-const UFFDIO_POISON: u64 = request::<Fill>(0x08);
+pub(crate) const UFFDIO_POISON: u64 = request::<Fill>(0x08);
 const _: () = assert!(UFFDIO_API == 0xc018_aa3f && UFFDIO_REGISTER == 0xc020_aa00);
 const UFFDIO_ZEROPAGE: u64 = request::<Fill>(0x04);
 const _: () = assert!(UFFDIO_ZEROPAGE == 0xc020_aa04);

@@ -4,7 +4,7 @@ use crate::kernel::Kernel;
 use crate::monitor::Monitor;
 use crate::options::{Accelerator, Options};
 use crate::plan::Batch;
-use crate::qemu::Machine;
+use crate::qemu::{CONSOLE, Machine, QEMU};
 use crate::{console, qemu};
 use anyhow::{Context, Result, bail};
 use pagemend_lab_protocol::{Command, Event, Report, ScenarioInfo, Verdict, decode, encode};
@@ -13,6 +13,7 @@ use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+use tempfile::TempDir;
 
 /// How long a kernel may take to come up. Software emulation on a busy machine is slow.
 const BOOT: Duration = Duration::from_secs(180);
@@ -24,7 +25,7 @@ pub(crate) struct Outcome {
     pub(crate) left: Option<Batch>,
 }
 
-/// Boots a kernel for a batch.
+/// Boots a kernel for a batch. A machine that does not come up fails its scenarios, and nothing else of the run.
 pub(crate) fn run(
     options: &Options,
     kernel: &Kernel,
@@ -32,29 +33,41 @@ pub(crate) fn run(
     batch: &Batch,
     processor: Option<usize>,
     mut say: impl FnMut(&Report),
-) -> Result<Outcome> {
+) -> Outcome {
+    let up = room_for_logs(options).map_err(NotUp::of).and_then(|logs| {
+        let start = || qemu::start(options, kernel, initramfs, batch, processor, logs.path());
+        let (machine, session) = come_up(options.accelerator, start, logs.path())?;
+        Ok((machine, session, logs))
+    });
+    match up {
+        Ok((_machine, session, _logs)) => go_through(session, batch, say),
+        Err(not_up) => {
+            let reports = not_up.reports(batch, qemu::advice(options.accelerator));
+            reports.iter().for_each(&mut say);
+            Outcome {
+                reports,
+                left: None,
+            }
+        }
+    }
+}
+
+/// A directory for the console log and QEMU's messages.
+fn room_for_logs(options: &Options) -> Result<TempDir> {
     let directory = tempfile::Builder::new()
         .prefix("boot-")
+        .disable_cleanup(options.keep)
         .tempdir_in(&options.cache)
         .context("cannot make a directory for a boot")?;
-    let path = directory.path().to_owned();
     if options.keep {
-        eprintln!("lab: logs of this boot: {}", directory.keep().display());
+        eprintln!("lab: logs of this boot: {}", directory.path().display());
     }
-    let (_machine, mut session, up) = come_up(options, kernel, initramfs, batch, processor, &path)?;
+    Ok(directory)
+}
+
+/// Gives a machine that is up its scenarios, as long as it lives.
+fn go_through(mut session: Session, batch: &Batch, mut say: impl FnMut(&Report)) -> Outcome {
     let mut reports = Vec::new();
-    if let Err(error) = up {
-        let reason = format!("{}: {error:#}", qemu::advice(options.accelerator));
-        for scenario in &batch.scenarios {
-            let report = session.not_run(scenario, &reason);
-            say(&report);
-            reports.push(report);
-        }
-        return Ok(Outcome {
-            reports,
-            left: None,
-        });
-    }
     for (index, scenario) in batch.scenarios.iter().enumerate() {
         let (report, alive) = session.scenario(scenario);
         let mut rest = batch.scenarios[index + 1..].to_vec();
@@ -76,44 +89,84 @@ pub(crate) fn run(
                 guests: batch.guests,
                 scenarios: rest,
             });
-            return Ok(Outcome { reports, left });
+            return Outcome { reports, left };
         }
     }
     let _ = session.send(&Command::PowerOff);
-    Ok(Outcome {
+    Outcome {
         reports,
         left: None,
-    })
+    }
+}
+
+/// Why a machine is not up, and how far its console got.
+struct NotUp {
+    error: anyhow::Error,
+    console: Vec<String>,
+}
+
+impl NotUp {
+    fn of(error: anyhow::Error) -> Self {
+        Self {
+            error,
+            console: Vec::new(),
+        }
+    }
+
+    /// The reports of what should have run there.
+    fn reports(&self, batch: &Batch, advice: &str) -> Vec<Report> {
+        let reason = format!("{advice}: {:#}", self.error);
+        let report = |scenario| Report {
+            reason: Some(reason.clone()),
+            kernel_log: self.console.clone(),
+            ..blank(scenario, "", "")
+        };
+        batch.scenarios.iter().map(report).collect()
+    }
+}
+
+/// The report of a scenario that has not run yet.
+fn blank(scenario: &ScenarioInfo, kernel: &str, arch: &str) -> Report {
+    Report {
+        name: scenario.name.clone(),
+        kernel: kernel.to_owned(),
+        arch: arch.to_owned(),
+        verdict: Verdict::Fail,
+        reason: None,
+        seconds: 0.0,
+        measurements: Vec::new(),
+        assertions: Vec::new(),
+        steps: Vec::new(),
+        kernel_log: Vec::new(),
+    }
 }
 
 /// Starts a machine and waits until it is up. In software emulation a boot now and then dies for no reason of the kernel's own, so one that does not come up is tried once more.
 fn come_up(
-    options: &Options,
-    kernel: &Kernel,
-    initramfs: &Path,
-    batch: &Batch,
-    processor: Option<usize>,
+    accelerator: Accelerator,
+    start: impl Fn() -> Result<Machine>,
     directory: &Path,
-) -> Result<(Machine, Session, Result<()>)> {
-    let mut tries = match options.accelerator {
+) -> Result<(Machine, Session), NotUp> {
+    let mut tries = match accelerator {
         Accelerator::Tcg => 2,
         Accelerator::Kvm => 1,
     };
     loop {
-        let machine = qemu::start(options, kernel, initramfs, batch, processor, directory)?;
-        let mut session = Session {
-            stream: BufReader::new(machine.channel.try_clone()?),
-            monitor: Monitor::new(machine.monitor.try_clone()?)
-                .with_context(|| messages(&directory.join("qemu.log")))
-                .context(qemu::advice(options.accelerator))?,
-            console: directory.join("console.log"),
-            kernel: String::new(),
-            arch: String::new(),
-        };
-        let up = session.greet();
+        let up = start().and_then(|machine| {
+            let session = Session::with(&machine, directory)?;
+            Ok((machine, session))
+        });
         tries -= 1;
-        if up.is_ok() || tries == 0 {
-            return Ok((machine, session, up));
+        match up {
+            Ok(up) => return Ok(up),
+            Err(_) if tries > 0 => {}
+            Err(error) => {
+                let log = fs::read(directory.join(CONSOLE)).unwrap_or_default();
+                return Err(NotUp {
+                    error,
+                    console: console::end(&String::from_utf8_lossy(&log)),
+                });
+            }
         }
     }
 }
@@ -127,6 +180,20 @@ struct Session {
 }
 
 impl Session {
+    /// Waits until the machine is up.
+    fn with(machine: &Machine, directory: &Path) -> Result<Self> {
+        let mut session = Self {
+            stream: BufReader::new(machine.channel.try_clone()?),
+            monitor: Monitor::new(machine.monitor.try_clone()?)
+                .with_context(|| messages(&directory.join(QEMU)))?,
+            console: directory.join(CONSOLE),
+            kernel: String::new(),
+            arch: String::new(),
+        };
+        session.greet()?;
+        Ok(session)
+    }
+
     fn greet(&mut self) -> Result<()> {
         match self.receive(Instant::now() + BOOT)? {
             Event::Hello {
@@ -144,36 +211,10 @@ impl Session {
         }
     }
 
-    /// The report of a scenario that has not run yet.
-    fn blank(&self, scenario: &ScenarioInfo) -> Report {
-        Report {
-            name: scenario.name.clone(),
-            kernel: self.kernel.clone(),
-            arch: self.arch.clone(),
-            verdict: Verdict::Fail,
-            reason: None,
-            seconds: 0.0,
-            measurements: Vec::new(),
-            assertions: Vec::new(),
-            steps: Vec::new(),
-            kernel_log: Vec::new(),
-        }
-    }
-
-    /// The report of a scenario whose machine did not come up.
-    fn not_run(&self, scenario: &ScenarioInfo, reason: &str) -> Report {
-        let log = self.console_log();
-        Report {
-            reason: Some(reason.to_owned()),
-            kernel_log: console::end(&String::from_utf8_lossy(&log)),
-            ..self.blank(scenario)
-        }
-    }
-
     /// Runs a scenario, and says whether the machine can run another.
     fn scenario(&mut self, scenario: &ScenarioInfo) -> (Report, bool) {
         let console_before = self.console_log().len();
-        let mut report = self.blank(scenario);
+        let mut report = blank(scenario, &self.kernel, &self.arch);
         let start = Instant::now();
         let outcome = self.converse(scenario, start, &mut report);
         report.seconds = start.elapsed().as_secs_f64();
@@ -273,4 +314,38 @@ impl Session {
 fn messages(log: &Path) -> String {
     let text = fs::read_to_string(log).unwrap_or_default();
     format!("QEMU says: {}", text.trim())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pagemend_lab_protocol::{Cpu, Needs, Set};
+
+    #[test]
+    fn a_machine_that_cannot_be_started_fails_each_of_its_scenarios() {
+        let scenario = |name: &str| ScenarioInfo {
+            name: name.into(),
+            proves: String::new(),
+            needs: Needs::NOTHING,
+            set: Set::All,
+        };
+        let batch = Batch {
+            cpu: Cpu::Amd,
+            guests: false,
+            scenarios: vec![scenario("a/one"), scenario("a/two")],
+        };
+        let logs = tempfile::tempdir().unwrap();
+        fs::write(logs.path().join(CONSOLE), "last words").unwrap();
+        let start = || bail!("cannot start it");
+        let not_up = come_up(Accelerator::Tcg, start, logs.path()).err().unwrap();
+        for (report, name) in not_up.reports(&batch, "no").iter().zip(["a/one", "a/two"]) {
+            assert_eq!(
+                (report.name.as_str(), report.verdict),
+                (name, Verdict::Fail)
+            );
+            assert_eq!(report.reason.as_deref(), Some("no: cannot start it"));
+            assert_eq!(report.kernel_log, ["last words"]);
+        }
+        assert_eq!(not_up.reports(&batch, "no").len(), 2);
+    }
 }

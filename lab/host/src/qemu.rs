@@ -12,6 +12,10 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, Command};
 
+/// The files of a boot's directory: its console, and what QEMU itself says.
+pub(crate) const CONSOLE: &str = "console.log";
+pub(crate) const QEMU: &str = "qemu.log";
+
 /// A started machine. It is gone when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Machine {
@@ -78,7 +82,7 @@ pub(crate) fn start(
     let (program, _) = options.arch.qemu();
     let (channel, its_channel) = UnixStream::pair().context("cannot make a socket pair")?;
     let (monitor, its_monitor) = UnixStream::pair().context("cannot make a socket pair")?;
-    let messages = File::create(directory.join("qemu.log")).context("cannot make a log")?;
+    let messages = File::create(directory.join(QEMU)).context("cannot make a log")?;
     let child = command(options, batch.cpu)
         .args(["-m", &format!("{}M", batch.memory())])
         .arg("-kernel")
@@ -89,7 +93,7 @@ pub(crate) fn start(
         .arg("-chardev")
         .arg(format!(
             "file,id=console,path={}",
-            directory.join("console.log").display()
+            directory.join(CONSOLE).display()
         ))
         .args(["-serial", "chardev:console"])
         .args(["-chardev", "socket,id=channel,fd=0"])

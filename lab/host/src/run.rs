@@ -1,6 +1,7 @@
 //! A whole run: every selected scenario on every kernel, some machines side by side.
 
 use crate::inside::{self, Files};
+use crate::kernel::Kernel;
 use crate::options::{Accelerator, Options};
 use crate::plan::Batch;
 use crate::{boot, image, kernel, plan, program, qemu, report, room};
@@ -8,6 +9,7 @@ use anyhow::{Context, Result};
 use pagemend_lab_protocol::{Report, ScenarioInfo};
 use std::collections::VecDeque;
 use std::fs;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 /// All scenarios, the selected ones if names are given.
@@ -32,26 +34,18 @@ pub fn run(options: &Options) -> Result<Vec<Report>> {
     let program = program::build(options)?;
     let selected = plan::select(program::scenarios(&program)?, &options.names, options.all)?;
     qemu::ensure(options)?;
+    // Everything that can be missing is got before the first boot, so that nothing that has run is lost for it.
+    let inside = selected.iter().any(|scenario| scenario.needs.guests);
+    let kernels: Vec<Bootable> = options
+        .kernels
+        .iter()
+        .map(|wanted| Bootable::get(options, wanted, &program, inside))
+        .collect::<Result<_>>()?;
     let mut reports = Vec::new();
-    for wanted in &options.kernels {
-        let kernel = kernel::find(wanted, options.arch, &options.cache)?;
-        if kernel.modules.is_none() {
-            eprintln!(
-                "lab: no modules for {}: what it has not built in is skipped",
-                kernel.image.display()
-            );
-        }
-        let image = |files: &Files| {
-            image::initramfs(&kernel, &program, options.arch, files, &options.cache)
-        };
-        let plain = image(&Files::new())?;
-        let loaded = match selected.iter().any(|scenario| scenario.needs.guests) {
-            true => image(&inside::files(options, &kernel)?)?,
-            false => plain.clone(),
-        };
+    for bootable in &kernels {
         let batches = plan::batches(selected.clone(), options.memory);
         let (with, without): (Vec<_>, Vec<_>) = batches.into_iter().partition(|batch| batch.guests);
-        for (batches, initramfs) in [(without, &plain), (with, &loaded)] {
+        for (batches, initramfs) in [(without, &bootable.plain), (with, &bootable.loaded)] {
             if batches.is_empty() {
                 continue;
             }
@@ -62,7 +56,7 @@ pub fn run(options: &Options) -> Result<Vec<Report>> {
                 let processor = alone.then(|| worker % room::processors());
                 boot::run(
                     options,
-                    &kernel,
+                    &bootable.kernel,
                     initramfs,
                     batch,
                     processor,
@@ -75,20 +69,52 @@ pub fn run(options: &Options) -> Result<Vec<Report>> {
     Ok(reports)
 }
 
+/// A kernel with the first file systems that it is booted with.
+struct Bootable {
+    kernel: Kernel,
+    plain: PathBuf,
+    /// The one that carries what runs virtual machines, where any do.
+    loaded: PathBuf,
+}
+
+impl Bootable {
+    fn get(options: &Options, wanted: &str, program: &Path, inside: bool) -> Result<Self> {
+        let kernel = kernel::find(wanted, options.arch, &options.cache)?;
+        if kernel.modules.is_none() {
+            eprintln!(
+                "lab: no modules for {}: what it has not built in is skipped",
+                kernel.image.display()
+            );
+        }
+        let image =
+            |files: &Files| image::initramfs(&kernel, program, options.arch, files, &options.cache);
+        let plain = image(&Files::new())?;
+        let loaded = match inside {
+            true => image(&inside::files(options, &kernel)?)?,
+            false => plain.clone(),
+        };
+        Ok(Self {
+            kernel,
+            plain,
+            loaded,
+        })
+    }
+}
+
 /// Boots batches, at most `machines` at a time, until none is left.
 fn side_by_side(
     machines: usize,
     batches: Vec<Batch>,
-    boot: impl Fn(&Batch, usize) -> Result<boot::Outcome> + Sync,
+    boot: impl Fn(&Batch, usize) -> boot::Outcome + Sync,
 ) -> Result<Vec<Report>> {
     let queue = Mutex::new(VecDeque::from(batches));
     let reports = Mutex::new(Vec::new());
-    let work = |worker: usize| -> Result<()> {
+    let work = |worker: usize| {
         loop {
             // Taken in a statement of its own, so that nobody waits for a boot.
             let next = queue.lock().expect("no thread panics with it").pop_front();
-            let Some(batch) = next else { return Ok(()) };
-            let outcome = boot(&batch, worker)?;
+            let Some(batch) = next else { return };
+            let outcome = boot(&batch, worker);
             reports
                 .lock()
                 .expect("no thread panics with it")
@@ -106,7 +132,7 @@ fn side_by_side(
         workers.into_iter().try_for_each(|worker| {
             worker
                 .join()
-                .unwrap_or_else(|_| Err(anyhow::anyhow!("a boot's thread panicked")))
+                .map_err(|_| anyhow::anyhow!("a boot's thread panicked"))
         })
     })?;
     let mut reports = reports.into_inner().expect("all threads are gone");

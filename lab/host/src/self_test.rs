@@ -23,17 +23,17 @@ const EXPECTED: [(&str, Verdict, &str); 9] = [
     (
         "broken/mender-does-not-mark",
         Verdict::Fail,
-        "not so: everything else reads as written",
+        "not so: words that were not what was written last; each of them met all that is lost, and nothing else; everything else reads as written",
     ),
     (
         "broken/mender-does-not-salvage",
         Verdict::Fail,
-        "not so: everything else reads as written",
+        "not so: words that were not what was written last",
     ),
     (
         "broken/mender-tells-the-wrong-frame",
         Verdict::Fail,
-        "not so: the ledger has what is lost; it is told once",
+        "not so: words that were not what was written last; each of them met all that is lost, and nothing else; the ledger has what is lost; it is told once; everything else reads as written",
     ),
     ("broken/passes", Verdict::Pass, ""),
 ];

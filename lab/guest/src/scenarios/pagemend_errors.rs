@@ -5,6 +5,7 @@ use crate::guest::{Guest, Kind};
 use crate::memory::{GIB_1, KIB_4, MIB_2};
 use crate::pages::{self, Pool};
 use crate::registry::{Family, Scenario, scenario};
+use crate::toll::Toll;
 use crate::trial::Trial;
 use crate::{faults, inject, raw_list};
 use anyhow::{Context, Result};
@@ -54,13 +55,29 @@ inventory::submit! {
     })
 }
 
-/// New memory for each page, and time for it.
+/// New memory for each page, and time for it. Small pages also for a process without pagemend, which loses as many.
 fn needs(kind: Kind, pages: u32) -> Needs {
     let one = kind.needs(1);
     match kind {
         Kind::Hugetlb1G => one.huge_1g(pages).huge_2m(pages * one.huge_2m).seconds(pages * one.seconds),
-        _ => kind.needs(pages),
+        _ => kind.needs(2 * pages),
     }
+}
+
+/// The frames behind these offsets, before anything has failed.
+fn frames(base: usize, offsets: &[usize]) -> Vec<u64> {
+    offsets.iter().filter_map(|offset| pages::frame(base + offset).ok()?).collect()
+}
+
+/// All of them in a process without pagemend.
+fn without_pagemend(kind: Kind, len: usize, bad: &[usize]) -> Result<Toll> {
+    Toll::of_the_kernel_alone(kind, len, bad, |base| {
+        let rest = frames(base, &bad[1..]);
+        inject::madvise_in_use(base + bad[0])?;
+        // Of a page that is bad already the kernel says so.
+        rest.into_iter().for_each(|frame| drop(inject::corrupt_frame(frame)));
+        Ok(())
+    })
 }
 
 fn many_errors(t: &mut Trial, kind: Kind, pages: usize, errors: usize) -> Result<()> {
@@ -68,9 +85,14 @@ fn many_errors(t: &mut Trial, kind: Kind, pages: usize, errors: usize) -> Result
     let bad = spread(kind.page(), pages, errors);
     let more = Arc::new(Mutex::new(Vec::new()));
     let theirs = Arc::clone(&more);
-    let guest = Guest::with(kind, kind.len().max(pages * kind.page()), |base, builder| {
-        let rest = bad[1..].iter().filter_map(|offset| pages::frame(base + offset).ok()?);
-        let mut rest: Vec<u64> = rest.collect();
+    let len = kind.len().max(pages * kind.page());
+    if kind != Kind::Hugetlb1G {
+        let alone = without_pagemend(kind, len, &bad)?;
+        alone.tell(t, "kernel alone");
+        t.equal("bytes that the kernel alone takes", alone.lost_bytes, pages * kind.page());
+    }
+    let guest = Guest::with(kind, len, |base, builder| {
+        let mut rest = frames(base, &bad[1..]);
         let pause = move |_| {
             // Of all but the first in each page the kernel says that the page is bad already.
             let said = rest.drain(..).filter_map(|frame| inject::corrupt_frame(frame).err());
@@ -88,7 +110,8 @@ fn many_errors(t: &mut Trial, kind: Kind, pages: usize, errors: usize) -> Result
     crowd.go_on();
     let all_of_it = bad.len() * KIB_4 == pages * kind.page();
     let done = if all_of_it { Action::Abandon } else { Action::Mend };
-    crowd.finish(t, &bad);
+    let met = crowd.finish(t, &bad);
+    Toll::under_pagemend(&guest, &met, &bad).tell(t, "pagemend");
     guest.lost_only(t, &bad);
     t.equal("what was done", guest.actions(), vec![done; pages]);
     Ok(())
@@ -101,18 +124,28 @@ scenario! {
     run: |t| {
         const BAD: usize = 0x5000;
         inject::available()?;
-        let guest = Guest::with(Kind::Hugetlb2M, 2 * MIB_2, |base, builder| {
-            let late = pages::frame(base + 0x9000).ok().flatten();
+        let memory = Guest::filled(Kind::Hugetlb2M, 2 * MIB_2)?;
+        let late = pages::frame(memory.as_ptr() as usize + 0x9000)?.context("it is mapped")?;
+        let said = Arc::new(Mutex::new(Vec::new()));
+        let theirs = Arc::clone(&said);
+        let guest = Guest::on(memory, |_, builder| {
             builder.listen("a second error", move |event| {
-                if let (Step::Salvage { .. }, Some(frame)) = (&event.step, late) {
-                    let _ = inject::corrupt_frame(frame);
+                if matches!(event.step, Step::Salvage { .. }) {
+                    let answer = inject::corrupt_frame(late).err().and_then(|error| error.raw_os_error());
+                    theirs.lock().expect("nobody panics with it").push(answer);
                 }
             })
         })?;
+        let corrupted = pages::hardware_corrupted();
         let crowd = Crowd::start(&guest);
         inject::madvise_in_use(guest.base() + BAD)?;
         guest.pagemend.settle();
         crowd.finish(t, &[BAD]);
+        // It counts the second although it says that the page is bad already.
+        let said = said.lock().map(|said| said.clone()).unwrap_or_default();
+        t.saw("what the kernel says of the second error", said.clone());
+        t.equal("second errors", said.len(), 1);
+        t.equal("KiB that the kernel counts as bad", pages::hardware_corrupted() - corrupted, 8);
         guest.lost_only(t, &[BAD]);
         t.equal("what was done", guest.actions(), vec![Action::Mend]);
         Ok(())

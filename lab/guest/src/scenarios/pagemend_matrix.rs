@@ -4,10 +4,11 @@ use crate::crowd::Crowd;
 use crate::guest::{Guest, Kind};
 use crate::memory::KIB_4;
 use crate::registry::{Family, Scenario};
+use crate::toll::Toll;
 use crate::trial::Trial;
-use crate::{faults, inject};
-use anyhow::{Context, Result};
-use pagemend::{Action, GuestMemory};
+use crate::inject;
+use anyhow::Result;
+use pagemend::Action;
 use pagemend_lab_protocol::{ScenarioInfo, Set};
 
 /// How memory is broken.
@@ -54,19 +55,21 @@ fn bad(len: usize) -> usize {
 }
 
 fn one_error(t: &mut Trial, kind: Kind, injection: Injection) -> Result<()> {
-    if kind != Kind::Hugetlb1G {
-        let lost = kernel_alone(kind)?;
-        t.equal("the kernel alone takes", lost, kind.page());
+    if injection == Injection::Found {
+        inject::available()?;
     }
+    let bad = bad(kind.len());
+    let inject = |base| match injection {
+        Injection::Touched => inject::madvise_in_use(base + bad),
+        Injection::Found => inject::corrupt_in_use(base + bad),
+    };
+    let alone = Toll::of_the_kernel_alone(kind, kind.len(), &[bad], |base| inject(base).map(drop))?;
+    alone.tell(t, "kernel alone");
+    t.equal("bytes that the kernel alone takes", alone.lost_bytes, kind.page());
     let guest = Guest::of(kind)?;
-    let bad = bad(guest.len());
     let crowd = Crowd::start(&guest);
     t.step("break it");
-    let address = guest.base() + bad;
-    let inject = || match injection {
-        Injection::Touched => inject::madvise_in_use(address),
-        Injection::Found => inject::corrupt_in_use(address),
-    };
+    let inject = || inject(guest.base());
     let said = match kind {
         Kind::ShmemThp | Kind::AnonymousThp => crowd.still(inject)?,
         _ => inject()?,
@@ -79,18 +82,9 @@ fn one_error(t: &mut Trial, kind: Kind, injection: Injection) -> Result<()> {
         Action::Abandon => (bad / kind.page() * kind.page()..).step_by(KIB_4).take(kind.page() / KIB_4).collect(),
         _ => vec![bad],
     };
-    crowd.finish(t, &lost);
+    let met = crowd.finish(t, &lost);
+    Toll::under_pagemend(&guest, &met, &[bad]).tell(t, "pagemend");
     guest.lost_only(t, &lost);
     t.equal("what was done", guest.actions(), vec![kind.action()]);
     Ok(())
-}
-
-/// Bytes that a process without pagemend loses.
-fn kernel_alone(kind: Kind) -> Result<usize> {
-    let memory = GuestMemory::new(kind.kind(), kind.len() as u64)?;
-    let base = memory.as_ptr() as usize;
-    crate::pattern::fill(base, kind.len());
-    inject::madvise(base + bad(kind.len())).0.context("cannot poison")?;
-    let pages = (base..base + kind.len()).step_by(KIB_4);
-    Ok(pages.filter(|page| faults::load(*page).is_err()).count() * KIB_4)
 }

@@ -1,5 +1,7 @@
 //! Cases that others have published, written again from their descriptions: what a process gets without pagemend, and with it.
 
+use crate::early_kill::EarlyKill;
+use crate::faults::Fault;
 use crate::guest::{Guest, Kind};
 use crate::memory::{KIB_4, MIB_2};
 use crate::pages::Pool;
@@ -8,7 +10,7 @@ use crate::registry::{Family, Scenario};
 use crate::trial::Trial;
 use crate::{faults, inject};
 use anyhow::{Result, anyhow};
-use pagemend::GuestMemory;
+use pagemend::{Cause, GuestMemory, Step};
 use pagemend_lab_protocol::{ScenarioInfo, Set};
 
 /// Where the kernel's proposed selftest hugetlb-mfr injects.
@@ -72,12 +74,22 @@ fn hugetlb_mfr(t: &mut Trial, kind: Kind, offsets: &[usize]) -> Result<()> {
     Ok(())
 }
 
-/// mce-test's huge page matrix: where in the page, and whether it is found and touched, found and left alone, or met.
+/// mce-test's huge page matrix: where in the page, and whether the process asks to be told at once, is told by its touch, or keeps off.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Mce {
     Early,
     LateTouch,
     LateAvoid,
+}
+
+impl Mce {
+    fn proves(self) -> &'static str {
+        match self {
+            Self::Early => "what is lost is told, and only that is, before anybody touches it",
+            Self::LateTouch => "nothing is told before a touch, and the touch has it mended",
+            Self::LateAvoid => "nothing is told, and nothing in the ledger, for as long as only other pages are touched",
+        }
+    }
 }
 
 inventory::submit! {
@@ -89,7 +101,7 @@ inventory::submit! {
         }).map(|(kind, (mode, mode_name), (place, bad))| Scenario {
             info: ScenarioInfo {
                 name: format!("outside/{}/mce-test-{place}-{mode_name}", kind.name()),
-                proves: format!("mce-test's case {place} {mode_name} of {}: what is lost is told whether or not anybody touches it", kind.kind()),
+                proves: format!("mce-test's case {place} {mode_name} of {}: {}", kind.kind(), mode.proves()),
                 needs: kind.needs(2),
                 set: Set::All,
             },
@@ -99,30 +111,62 @@ inventory::submit! {
 }
 
 fn mce_test(t: &mut Trial, kind: Kind, mode: Mce, bad: usize) -> Result<()> {
-    let alone = GuestMemory::new(kind.kind(), kind.page() as u64)?;
-    fill(alone.as_ptr() as usize, kind.page());
-    inject::corrupt(alone.as_ptr() as usize + bad)?;
-    t.equal("without pagemend, readable frames", readable(alone.as_ptr() as usize, kind.page()), 0);
-
-    let guest = Guest::of(kind)?;
+    without_pagemend(t, kind, mode, bad)?;
+    let early = mode == Mce::Early;
+    let guest = Guest::with(kind, kind.len(), |_, builder| builder.early_kill(early))?;
     inject::corrupt(guest.base() + bad)?;
-    match mode {
-        Mce::Early => guest.pagemend.settle(),
-        Mce::LateTouch => {
-            let touched = faults::load(guest.base() + bad);
-            t.equal("a touch", touched.map_err(|fault| fault.code), Err(libc::BUS_MCEERR_AR));
-        }
-        Mce::LateAvoid => {
-            let beside = guest.base() + MIB_2;
-            t.equal("the next page", faults::load(beside), Ok(crate::pattern::word(MIB_2)));
-        }
+    guest.pagemend.settle();
+    if mode == Mce::LateAvoid {
+        let beside = faults::load(guest.base() + MIB_2);
+        t.equal("the next page", beside, Ok(crate::pattern::word(MIB_2)));
+        guest.pagemend.settle();
     }
+    if early {
+        t.equal("what was done before anybody touches it", guest.actions(), vec![kind.action()]);
+    } else {
+        t.equal("events before anybody touches it", guest.steps().len(), 0);
+        let known = guest.pagemend.with_ledger(|ledger| ledger.iter().count());
+        t.equal("frames in the ledger then", known, 0);
+    }
+    let touched = faults::load(guest.base() + bad);
+    t.equal("a touch", touched.map_err(|fault| fault.code), Err(libc::BUS_MCEERR_AR));
+    let cause = if early { Cause::ActionOptional } else { Cause::ActionRequired };
+    t.equal("what it was done for", causes(&guest).first().copied(), Some(cause));
+    t.equal("what was done", guest.actions(), vec![kind.action()]);
     let lost: Vec<usize> = match kind {
         Kind::HugetlbPrivate => (0..kind.page()).step_by(KIB_4).collect(),
         _ => vec![bad],
     };
     guest.lost_only(t, &lost);
     Ok(())
+}
+
+/// What the same process gets from the kernel alone, and when.
+fn without_pagemend(t: &mut Trial, kind: Kind, mode: Mce, bad: usize) -> Result<()> {
+    let memory = GuestMemory::new(kind.kind(), kind.page() as u64)?;
+    let base = memory.as_ptr() as usize;
+    fill(base, kind.page());
+    let ear = (mode == Mce::Early).then(EarlyKill::start).transpose()?;
+    inject::corrupt(base + bad)?;
+    let lsb = kind.page().trailing_zeros();
+    let told = ear.as_ref().map_or_else(faults::optional, EarlyKill::told);
+    let expected = ear.map(|_| Fault::action_optional(base + bad, lsb));
+    t.equal("without pagemend, told before anybody touches it", told, expected);
+    let touched = faults::load(base + bad);
+    t.equal("without pagemend, a touch", touched, Err(Fault::action_required(base + bad, lsb)));
+    t.equal("without pagemend, readable frames", readable(base, kind.page()), 0);
+    Ok(())
+}
+
+/// Why each fault arrived.
+fn causes(guest: &Guest) -> Vec<Cause> {
+    let steps = guest.steps().into_iter();
+    steps
+        .filter_map(|step| match step {
+            Step::Fault { cause, .. } => Some(cause),
+            _ => None,
+        })
+        .collect()
 }
 
 fn readable(base: usize, len: usize) -> usize {
