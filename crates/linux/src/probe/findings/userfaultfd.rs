@@ -82,7 +82,8 @@ fn access(host: &Host) -> Finding {
             host.userfaultfd_features().names().len()
         ),
         Level::Good,
-        "Page faults in guest memory can be taken over while a page is mended.",
+        "New memory can be marked where bytes are lost, and mapped as it was filled, before anybody \
+         sees it.",
     )
 }
 
