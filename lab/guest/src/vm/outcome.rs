@@ -79,6 +79,7 @@ pub(crate) fn measure(t: &mut Trial, wish: &Wish, vm: &Vm, fate: &Fate) -> Resul
         Fate::StartedAgain => {
             t.saw("fate", "the guest started again");
             t.saw("what the VMM says of it", vm.resets());
+            t.saw("last words", vm.last_words());
         }
         Fate::Over(status) => t.saw("fate", format!("the VMM ended: {status}")),
         Fate::Silent(words) => t.saw("fate", format!("the guest hangs: {words}")),
