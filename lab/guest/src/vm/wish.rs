@@ -223,10 +223,10 @@ impl Wish {
         command.spawn().context("cannot start a VMM")
     }
 
-    /// A panic ends the boot at once. Nothing but that goes to the console, each byte of which is an exit from the guest: in the emulated machine KVM has to read and decode the instruction of most exits, and while the memory that it lies in is being mended, it cannot, and gives the guest a fault (docs/lab.md). At level 0 a kernel does not even say why it panics (console_verbose, include/linux/printk.h).
+    /// A panic ends the boot at once. Nothing but that goes to the console, each byte of which is an exit from the guest: in the emulated machine KVM has to read and decode the instruction of most exits, and while the memory that it lies in is being mended, it cannot, and gives the guest a fault (docs/lab.md). At level 0 a kernel does not even say why it panics (console_verbose, include/linux/printk.h); at level 1 it prints every machine check.
     fn cmdline(&self) -> String {
         let words =
-            "console=ttyS0 walker.port=/dev/ttyS1 panic=-1 quiet loglevel=1 mitigations=off";
+            "console=ttyS0 walker.port=/dev/ttyS1 panic=-1 quiet loglevel=0 mitigations=off";
         format!("{words} {}", self.parameters)
     }
 
