@@ -182,8 +182,7 @@ fn without_zeroing(stream: &Value, rate: f64) -> Option<String> {
     let all: f64 = STREAM.iter().filter_map(|(name, _)| part(name)).sum();
     let others = all - part("memory_us")?;
     Some(format!(
-        "Each byte is written twice, once to zero it: without that it would be {:.2}. A second thread \
-         that gets memory ahead takes the processor time from the guest that it waits for",
+        "Each byte is written twice, once to zero it: without that it would be {:.2}",
         rate * all / others
     ))
 }

@@ -65,7 +65,6 @@ impl Drop for Closing<'_> {
 }
 
 fn serve(shared: &Shared, notices: &Notices) {
-    let mut untouched = VecDeque::new();
     while !shared.stop.load(Ordering::Acquire) {
         let mut ready = [
             PollFd::new(notices, PollFlags::IN),
@@ -76,7 +75,7 @@ fn serve(shared: &Shared, notices: &Notices) {
         let _ = rustix::event::poll(&mut ready, until_heal.as_ref());
         // Read before the slots are looked at, so that a fault posted meanwhile rings again.
         let _ = rustix::io::read(shared.doorbell, &mut [0; 8]);
-        work(shared, notices, &mut untouched);
+        work(shared, notices);
     }
     engine(shared).cancel();
 }
@@ -95,7 +94,8 @@ const FAULTS_AT_A_TIME: u32 = 16;
 /// Does all that there is to do: faults at which somebody waits first, then errors that nobody has
 /// touched and what is to be filled in the background in turn, then those who wait for all of it, then
 /// everything else. When the mender ends, only faults and errors.
-fn work(shared: &Shared, notices: &Notices, untouched: &mut VecDeque<Fault>) {
+fn work(shared: &Shared, notices: &Notices) {
+    let mut untouched = VecDeque::new();
     let mut handled = 0;
     let mut settling = vec![];
     loop {

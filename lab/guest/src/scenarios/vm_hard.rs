@@ -1,6 +1,6 @@
 //! Guests at their limits: many errors, errors in what the guest's kernel stands on, guests that cannot be told, two processors at once, and a new start after all that.
 
-use crate::registry::{Family, Scenario};
+use crate::registry::Family;
 use crate::scenarios::ghes::{COST, told};
 use crate::scenarios::vm_errors::{COST_OR_NEW_START, refused, scenario};
 use crate::trial::Trial;
@@ -24,8 +24,8 @@ inventory::submit! {
             scenario("once-16", wish(Pagemend, Amd, 1), Set::All, ["16 errors at once in the walker's memory of", COST], |t, w| many(t, w, 16)),
             scenario("once-16", wish(Qemu, Amd, 1), Set::All, ["16 errors at once in the walker's memory of", COST], |t, w| many(t, w, 16)),
             scenario("once-16", wish(Pagemend, Amd, 4), Set::All, ["16 errors at once in the walker's memory of", COST], |t, w| many(t, w, 16)),
-            long(scenario("once-128", wish(Pagemend, Amd, 1), Set::All, ["128 errors at once in the walker's memory of", COST], |t, w| many(t, w, 128))),
-            long(scenario("once-128", wish(Pagemend, Amd, 4), Set::All, ["128 errors at once in the walker's memory of", COST], |t, w| many(t, w, 128))),
+            scenario("once-128", wish(Pagemend, Amd, 1), Set::All, ["128 errors at once in the walker's memory of", COST], |t, w| many(t, w, 128)),
+            scenario("once-128", wish(Pagemend, Amd, 4), Set::All, ["128 errors at once in the walker's memory of", COST], |t, w| many(t, w, 128)),
             scenario("told-128", wish(Pagemend, Intel, 1), Set::All, ["128 errors in a row, of which its kernel has spoken before anyone touches them, in", COST], |t, w| told(t, w, 128)),
             scenario("reset", wish(Pagemend, Amd, 1), Set::All, ["8 errors before each of two new starts of", "leave it as much memory as it had"], reset),
             scenario("pause", wish(Pagemend, Amd, 2), Set::All, ["while it is paused, errors in", COST], pause),
@@ -43,12 +43,6 @@ inventory::submit! {
         }
         all
     })
-}
-
-/// Of what nobody touches a guest reads one record a second at most, and slower where the emulated machine is slow.
-fn long(mut scenario: Scenario) -> Scenario {
-    scenario.info.needs.seconds *= 2;
-    scenario
 }
 
 /// What an error comes to in memory that the guest's kernel cannot do without.
