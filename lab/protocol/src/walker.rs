@@ -1,6 +1,7 @@
 //! What a scenario and the walker tell each other. The walker is process 1 of a guest that a VMM under test runs: it owns most of the guest's memory, and checks and writes all of it over and over. Messages are JSON lines over the guest's second serial port, as those between the lab's host and its machine are.
 
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 
 /// From the scenario.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
@@ -101,7 +102,7 @@ pub enum Word {
     },
 }
 
-/// What the walker has seen since the boot.
+/// What the walker has seen since the boot. It is as short as it can be: each of its bytes is an exit from the guest, which takes milliseconds where the host is emulated.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 pub struct Survey {
     /// Times that each thread has been through its share, at least.
@@ -117,12 +118,13 @@ pub struct Survey {
     pub signals: Vec<Signal>,
     /// `HardwareCorrupted` of `/proc/meminfo`, in KiB.
     pub hardware_corrupted_kb: u64,
-    /// The kernel's words about memory failures, bare.
-    pub failures: Vec<String>,
+    /// The frames that the kernel has called failed.
+    pub failures: BTreeSet<u64>,
 }
 
-/// A SIGBUS.
+/// A SIGBUS; `[frame, code, what]` on the line.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(from = "(u64, i32, Use)", into = "(u64, i32, Use)")]
 pub struct Signal {
     /// The frame that was at its address.
     pub frame: u64,
@@ -130,4 +132,40 @@ pub struct Signal {
     pub code: i32,
     /// What the walker used the page for.
     pub what: Use,
+}
+
+impl From<(u64, i32, Use)> for Signal {
+    fn from((frame, code, what): (u64, i32, Use)) -> Self {
+        Self { frame, code, what }
+    }
+}
+
+impl From<Signal> for (u64, i32, Use) {
+    fn from(signal: Signal) -> Self {
+        (signal.frame, signal.code, signal.what)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{decode, encode};
+
+    #[test]
+    fn a_survey_of_128_losses_is_a_few_kilobytes() {
+        let frames = (0..128).map(|number| 51_667 + 549 * number);
+        let signal = |frame| Signal {
+            frame,
+            code: 4,
+            what: Use::Walker,
+        };
+        let survey = Word::Survey(Survey {
+            signals: frames.clone().map(signal).collect(),
+            failures: frames.collect(),
+            ..Survey::default()
+        });
+        let line = encode(&survey);
+        assert!(line.len() < 4096, "{} bytes", line.len());
+        assert_eq!(decode::<Word>(&line).unwrap(), survey);
+    }
 }

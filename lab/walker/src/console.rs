@@ -75,8 +75,11 @@ fn sentence(word: &Word) -> String {
                     signal.frame * 4096
                 ));
             }
-            for failure in &seen.failures {
-                text.push_str(&format!("\nwalker: my kernel says: {failure}"));
+            for frame in &seen.failures {
+                text.push_str(&format!(
+                    "\nwalker: my kernel calls the frame at {:#x} failed",
+                    frame * 4096
+                ));
             }
             text
         }

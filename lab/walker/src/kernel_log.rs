@@ -4,6 +4,7 @@ use anyhow::{Context, Result};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags, open};
 use rustix::io::{Errno, read};
+use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
 
 /// When a kernel that logs nothing has no more to say.
@@ -47,6 +48,12 @@ impl KernelLog {
         }
     }
 
+    /// The frames of which it has said so far that they failed.
+    pub(crate) fn failed_frames(&mut self) -> Result<BTreeSet<u64>> {
+        let lines = self.lines_with("Memory failure", 0)?;
+        Ok(lines.iter().filter_map(|line| failed_frame(line)).collect())
+    }
+
     fn next(&mut self) -> Option<String> {
         // One read is one record; the kernel's limit is 8 KiB with its fields.
         let mut record = [0; 8192];
@@ -64,5 +71,23 @@ impl KernelLog {
                 Err(_) => return None,
             }
         }
+    }
+}
+
+/// The frame in `Memory failure: 0x1a2b: recovery action for …`.
+fn failed_frame(line: &str) -> Option<u64> {
+    let (_, rest) = line.split_once("Memory failure: 0x")?;
+    u64::from_str_radix(rest.split(':').next()?, 16).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernels_words_name_a_frame() {
+        let line = "Memory failure: 0x1a2b: recovery action for dirty LRU page: Recovered";
+        assert_eq!(failed_frame(line), Some(0x1a2b));
+        assert_eq!(failed_frame("Memory failure: something else"), None);
     }
 }

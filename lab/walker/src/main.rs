@@ -65,7 +65,7 @@ fn answer(order: &Order, walk: &mut Walk, log: &mut KernelLog) -> Result<Word> {
             let seen = walk.survey();
             Word::Survey(Survey {
                 hardware_corrupted_kb: setup::hardware_corrupted()?,
-                failures: log.lines_with("Memory failure", 0)?,
+                failures: log.failed_frames()?,
                 ..seen
             })
         }

@@ -200,7 +200,7 @@ impl Vm {
     pub(crate) fn told(&mut self, t: &mut Trial, frames: &BTreeSet<u64>) -> Result<Fate> {
         loop {
             match self.survey(t)? {
-                Fate::Lives(survey) if !outcome::spoken_of(&survey).is_superset(frames) => {
+                Fate::Lives(survey) if !survey.failures.is_superset(frames) => {
                     if Instant::now() + LAST_SURVEY > self.deadline {
                         bail!(
                             "the guest never hears of its errors: {survey:?}; its last words: {}",
