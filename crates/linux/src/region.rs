@@ -73,7 +73,7 @@ impl RegionConfig {
     }
 
     /// The file that the memory is mapped from, and where in it the region starts. Without it,
-    /// huge pages cannot be mended.
+    /// or where it is mapped private, huge pages cannot be mended.
     pub fn file(self, file: impl AsFd, offset: u64) -> io::Result<Self> {
         let file = file.as_fd().try_clone_to_owned()?;
         Ok(Self {
@@ -227,7 +227,9 @@ pub(crate) fn inspect(
         Backing::Hugetlb | Backing::HugetlbPrivate => first.page_size,
         Backing::Shmem | Backing::Anonymous => PageSize::SIZE_4K,
     };
-    let source = config.file.map(|(file, offset)| Source {
+    // What a private mapping has of its own is not in the file, which others may have mapped.
+    let source = config.file.filter(|_| first.shared);
+    let source = source.map(|(file, offset)| Source {
         file: files.add(file),
         offset,
     });

@@ -15,6 +15,7 @@ pub(crate) enum Backing {
     Hugetlb2M,
     Hugetlb1G,
     HugetlbfsFile,
+    HugetlbfsPrivate,
     HugetlbAnonymous,
     Shmem,
     ShmemHuge,
@@ -33,10 +34,11 @@ pub(crate) struct Subject {
 }
 
 impl Backing {
-    pub(crate) const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 9] = [
         Self::Hugetlb2M,
         Self::Hugetlb1G,
         Self::HugetlbfsFile,
+        Self::HugetlbfsPrivate,
         Self::HugetlbAnonymous,
         Self::Shmem,
         Self::ShmemHuge,
@@ -49,6 +51,7 @@ impl Backing {
             Self::Hugetlb2M => "hugetlb-2m",
             Self::Hugetlb1G => "hugetlb-1g",
             Self::HugetlbfsFile => "hugetlbfs-file",
+            Self::HugetlbfsPrivate => "hugetlbfs-private",
             Self::HugetlbAnonymous => "hugetlb-anonymous",
             Self::Shmem => "shmem",
             Self::ShmemHuge => "shmem-huge",
@@ -63,6 +66,7 @@ impl Backing {
             Self::Hugetlb2M => "a memfd of 2 MiB pages",
             Self::Hugetlb1G => "a memfd of 1 GiB pages",
             Self::HugetlbfsFile => "a hugetlbfs file of 2 MiB pages",
+            Self::HugetlbfsPrivate => "a private mapping of a hugetlbfs file of 2 MiB pages",
             Self::HugetlbAnonymous => "anonymous 2 MiB pages from the pool",
             Self::Shmem => "a memfd of 4 KiB pages",
             Self::ShmemHuge => "a tmpfs file of transparent huge pages",
@@ -83,9 +87,10 @@ impl Backing {
     pub(crate) fn needs(self) -> Needs {
         match self {
             Self::Hugetlb1G => Needs::NOTHING.huge_1g(2).seconds(600),
-            Self::Hugetlb2M | Self::HugetlbfsFile | Self::HugetlbAnonymous => {
-                Needs::NOTHING.huge_2m(2)
-            }
+            Self::Hugetlb2M
+            | Self::HugetlbfsFile
+            | Self::HugetlbfsPrivate
+            | Self::HugetlbAnonymous => Needs::NOTHING.huge_2m(2),
             Self::Shmem | Self::ShmemHuge | Self::AnonymousHuge => Needs::NOTHING,
             Self::Devdax => Needs::NOTHING.persistent(),
         }
@@ -95,7 +100,10 @@ impl Backing {
     pub(crate) fn pool(self) -> Option<Pool> {
         match self {
             Self::Hugetlb1G => Some(Pool::one_gib()),
-            Self::Hugetlb2M | Self::HugetlbfsFile | Self::HugetlbAnonymous => Some(Pool::two_mib()),
+            Self::Hugetlb2M
+            | Self::HugetlbfsFile
+            | Self::HugetlbfsPrivate
+            | Self::HugetlbAnonymous => Some(Pool::two_mib()),
             Self::Shmem | Self::ShmemHuge | Self::AnonymousHuge | Self::Devdax => None,
         }
     }
@@ -110,10 +118,15 @@ impl Backing {
             Self::Shmem => Some(memory::shmem(len)?),
             Self::ShmemHuge => Some(memory::shmem_huge(len)?),
             Self::Devdax => Some(persistent::device()?),
-            Self::HugetlbAnonymous | Self::AnonymousHuge => None,
+            Self::HugetlbfsPrivate | Self::HugetlbAnonymous | Self::AnonymousHuge => None,
         };
         let first = match &file {
             Some(file) => Mapping::shared(file, len, len)?,
+            // What it has of its own is not in the file.
+            None if self == Self::HugetlbfsPrivate => {
+                let file = memory::hugetlbfs_file(len)?;
+                Mapping::file(file, len, len, MapFlags::PRIVATE)?
+            }
             None if self == Self::HugetlbAnonymous => {
                 Mapping::anonymous(len, len, MapFlags::HUGETLB | MapFlags::HUGE_2MB)?
             }

@@ -104,6 +104,32 @@ pub(crate) fn advise(address: usize, len: usize, advice: i32) -> io::Result<()> 
     }
 }
 
+/// Has the kernel read 4 KiB of this process's memory, which is an error where they are lost: neither a signal nor a line in its log.
+pub(crate) fn peek(address: usize) -> io::Result<()> {
+    let mut buffer = [0u8; KIB_4];
+    let here = libc::iovec {
+        iov_base: buffer.as_mut_ptr().cast(),
+        iov_len: KIB_4,
+    };
+    let there = libc::iovec {
+        iov_base: address as *mut _,
+        iov_len: KIB_4,
+    };
+    // SAFETY: writes into the buffer only, and reads from a mapping of the scenario.
+    whole(unsafe {
+        libc::process_vm_readv(libc::getpid(), &raw const here, 1, &raw const there, 1, 0)
+    })
+}
+
+/// What came of a call that is to read or write 4 KiB.
+pub(crate) fn whole(bytes: isize) -> io::Result<()> {
+    match bytes {
+        -1 => Err(io::Error::last_os_error()),
+        _ if bytes as usize == KIB_4 => Ok(()),
+        _ => Err(io::Error::other(format!("{bytes} bytes only"))),
+    }
+}
+
 /// An aligned stretch of address space without access.
 fn reserve(len: usize, align: usize) -> Result<usize> {
     let whole = len + align;

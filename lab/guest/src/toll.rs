@@ -2,7 +2,7 @@
 
 use crate::faults;
 use crate::guest::{Guest, Kind};
-use crate::memory::KIB_4;
+use crate::memory::{self, KIB_4};
 use crate::pattern::fill;
 use crate::trial::Trial;
 use anyhow::{Context, Result, bail};
@@ -87,8 +87,8 @@ fn alone(
     bad: &[usize],
     inject: impl FnOnce(usize) -> Result<()>,
 ) -> Result<Toll> {
-    let memory = GuestMemory::new(kind.kind(), len as u64)?;
-    let base = memory.as_ptr() as usize;
+    let guest = GuestMemory::new(kind.kind(), len as u64)?;
+    let base = guest.as_ptr() as usize;
     fill(base, len);
     inject(base)?;
     let frames = || (0..len).step_by(KIB_4);
@@ -103,7 +103,7 @@ fn alone(
         let ends = threads.into_iter().map(|thread| thread.join());
         ends.filter(|end| !matches!(end, Ok(false))).count()
     });
-    let lost = frames().filter(|frame| faults::load(base + frame).is_err());
+    let lost = frames().filter(|frame| memory::peek(base + frame).is_err());
     Ok(Toll {
         lost_bytes: lost.count() * KIB_4,
         threads_killed,

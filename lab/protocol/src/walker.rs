@@ -102,7 +102,7 @@ pub enum Word {
     },
 }
 
-/// What the walker has seen since the boot. It is as short as it can be: each of its bytes is an exit from the guest, which takes milliseconds where the host is emulated.
+/// What the walker has seen since the boot. It is as short as it can be: each of its bytes is an exit from the guest, which is slow where the host is emulated.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 pub struct Survey {
     /// Times that each thread has been through its share, at least.

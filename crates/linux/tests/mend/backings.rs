@@ -1,13 +1,16 @@
 //! What an error takes from each kind of memory.
 
 use std::fs;
+use std::os::fd::AsRawFd;
 use std::process::Command;
+use std::sync::Arc;
 
-use pagemend_core::address::PageSize;
+use pagemend_core::address::{FRAME_SIZE, PageSize};
+use pagemend_core::ledger::Cause;
 use pagemend_core::plan::{Action, Reason};
-use pagemend_linux::MemoryKind;
+use pagemend_linux::{GuestMemory, Inject, MemoryKind, Pagemend, RegionConfig};
 
-use crate::guest::{Guest, MIB, frames};
+use crate::guest::{Guest, MIB, frames, gpa, need_pool, turn};
 
 /// Fails one frame and checks that only that is lost.
 fn loses_one_frame(kind: MemoryKind) {
@@ -79,4 +82,60 @@ fn private_hugetlb_memory_loses_the_whole_page_and_is_told_so() {
         guest.outcomes(),
         [(Action::Abandon, vec![Reason::NoFileView])]
     );
+}
+
+#[test]
+fn a_private_mapping_of_a_hugetlb_file_loses_the_whole_page_and_leaves_the_file_alone() {
+    const THEIRS: u64 = 7;
+    const PAGE: u64 = 2 * MIB;
+    let _turn = turn();
+    need_pool(PageSize::SIZE_2M, 4);
+    let memory = GuestMemory::new(MemoryKind::Hugetlb(PageSize::SIZE_2M), 2 * PAGE).unwrap();
+    let file = memory.file().unwrap().try_clone_to_owned().unwrap();
+    let word = |offset: u64| memory.as_ptr().wrapping_add(offset as usize).cast::<u64>();
+    let write = |value| {
+        for page in [0, PAGE] {
+            // SAFETY: a word of the memory that this test has just got.
+            unsafe { word(page).write_volatile(value) };
+        }
+    };
+    write(THEIRS);
+    let flags = libc::MAP_PRIVATE | libc::MAP_FIXED;
+    let rights = libc::PROT_READ | libc::PROT_WRITE;
+    // SAFETY: nothing but the pointer of this test goes into the memory.
+    let mapped = unsafe {
+        let len = memory.len() as usize;
+        libc::mmap(
+            memory.as_ptr().cast(),
+            len,
+            rights,
+            flags,
+            file.as_raw_fd(),
+            0,
+        )
+    };
+    assert_eq!(mapped, memory.as_ptr().cast());
+    write(!THEIRS);
+
+    let memory = Arc::new(memory);
+    let config = RegionConfig::of("ram", gpa(0), Arc::clone(&memory)).unwrap();
+    let pagemend = Pagemend::builder().region(config).start().unwrap();
+    let injector = pagemend.emulated_errors();
+    injector
+        .inject(gpa(PAGE + 0x3000), Cause::ActionRequired)
+        .unwrap();
+    let guarded = pagemend.memory("ram").unwrap();
+    assert!(guarded.load::<u64>(gpa(PAGE)).is_err());
+    assert_eq!(guarded.load::<u64>(gpa(0)).unwrap(), !THEIRS);
+    let lost: u64 = pagemend.with_ledger(|ledger| ledger.iter().count() as u64);
+    assert_eq!(lost * FRAME_SIZE, PAGE);
+
+    pagemend.reset().unwrap();
+    guarded.store(gpa(PAGE), 1u64).unwrap();
+    assert_eq!(guarded.load::<u64>(gpa(0)).unwrap(), !THEIRS);
+    for page in [0, PAGE] {
+        let mut bytes = [0; 8];
+        rustix::io::pread(&file, &mut bytes, page).unwrap();
+        assert_eq!(u64::from_ne_bytes(bytes), THEIRS);
+    }
 }

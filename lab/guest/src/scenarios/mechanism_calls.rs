@@ -1,7 +1,7 @@
 //! What system calls say of memory that is lost: nothing of the kernel's may read zeros where a touch faults.
 
 use crate::inject;
-use crate::memory::{self, KIB_4, MIB_2, Mapping, advise};
+use crate::memory::{self, KIB_4, MIB_2, Mapping, advise, peek, whole};
 use crate::pattern::fill;
 use crate::registry::scenario;
 use crate::staging::stage_small;
@@ -71,16 +71,6 @@ fn calls(address: usize) -> Vec<(&'static str, io::Result<()>)> {
     ]
 }
 
-fn peek(address: usize) -> io::Result<()> {
-    let mut buffer = [0u8; KIB_4];
-    let here = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: KIB_4 };
-    let there = libc::iovec { iov_base: address as *mut _, iov_len: KIB_4 };
-    // SAFETY: writes into the buffer only, and reads from a mapping of the scenario.
-    whole(unsafe {
-        libc::process_vm_readv(libc::getpid(), &raw const here, 1, &raw const there, 1, 0)
-    })
-}
-
 fn into_pipe(address: usize) -> io::Result<()> {
     use std::os::fd::AsRawFd;
     let (_out, into) = rustix::pipe::pipe()?;
@@ -95,12 +85,4 @@ fn from_pipe(address: usize) -> io::Result<()> {
     rustix::io::write(&into, &[0; KIB_4])?;
     // SAFETY: writes into a mapping of the scenario.
     whole(unsafe { libc::read(out.as_raw_fd(), address as *mut _, KIB_4) })
-}
-
-fn whole(bytes: isize) -> io::Result<()> {
-    match bytes {
-        -1 => Err(io::Error::last_os_error()),
-        _ if bytes as usize == KIB_4 => Ok(()),
-        _ => Err(io::Error::other(format!("{bytes} bytes only"))),
-    }
 }

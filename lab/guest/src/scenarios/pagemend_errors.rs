@@ -55,12 +55,12 @@ inventory::submit! {
     })
 }
 
-/// New memory for each page, and time for it. Small pages also for a process without pagemend, which loses as many.
+/// New memory for each page, and time for it, and as many pages for a process without pagemend, which loses them.
 fn needs(kind: Kind, pages: u32) -> Needs {
-    let one = kind.needs(1);
+    let both = kind.needs(2 * pages);
     match kind {
-        Kind::Hugetlb1G => one.huge_1g(pages).huge_2m(pages * one.huge_2m).seconds(pages * one.seconds),
-        _ => kind.needs(2 * pages),
+        Kind::Hugetlb1G => both.huge_2m(pages * both.huge_2m).seconds(pages * both.seconds),
+        _ => both,
     }
 }
 
@@ -86,11 +86,9 @@ fn many_errors(t: &mut Trial, kind: Kind, pages: usize, errors: usize) -> Result
     let more = Arc::new(Mutex::new(Vec::new()));
     let theirs = Arc::clone(&more);
     let len = kind.len().max(pages * kind.page());
-    if kind != Kind::Hugetlb1G {
-        let alone = without_pagemend(kind, len, &bad)?;
-        alone.tell(t, "kernel alone");
-        t.equal("bytes that the kernel alone takes", alone.lost_bytes, pages * kind.page());
-    }
+    let alone = without_pagemend(kind, len, &bad)?;
+    alone.tell(t, "kernel alone");
+    t.equal("bytes that the kernel alone takes", alone.lost_bytes, pages * kind.page());
     let guest = Guest::with(kind, len, |base, builder| {
         let mut rest = frames(base, &bad[1..]);
         let pause = move |_| {

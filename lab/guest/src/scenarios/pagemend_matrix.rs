@@ -16,13 +16,15 @@ use pagemend_lab_protocol::{ScenarioInfo, Set};
 enum Injection {
     /// Somebody touches it: `MADV_HWPOISON`.
     Touched,
-    /// A scrubber finds it: `corrupt-pfn`.
+    /// A scrubber finds it, while everybody is at work: `corrupt-pfn`.
     Found,
+    /// The same, and nobody touches it before the mender, which is told by a signal, has dealt with it.
+    Untouched,
 }
 
 inventory::submit! {
     Family(|| {
-        let injections = [(Injection::Touched, "touched"), (Injection::Found, "found")];
+        let injections = [(Injection::Touched, "touched"), (Injection::Found, "found"), (Injection::Untouched, "untouched")];
         let cases = Kind::ALL.into_iter().flat_map(|kind| injections.map(|injection| (kind, injection)));
         cases.map(|(kind, (injection, name))| Scenario {
             info: ScenarioInfo {
@@ -30,7 +32,7 @@ inventory::submit! {
                 proves: proves(kind, injection),
                 needs: kind.needs(2),
                 // A GiB is worth its minutes once.
-                set: if kind == Kind::Hugetlb1G && injection == Injection::Found { Set::All } else { Set::Default },
+                set: if kind == Kind::Hugetlb1G && injection != Injection::Touched { Set::All } else { Set::Default },
             },
             run: Box::new(move |t| one_error(t, kind, injection)),
         }).collect()
@@ -41,6 +43,7 @@ fn proves(kind: Kind, injection: Injection) -> String {
     let how = match injection {
         Injection::Touched => "an error that somebody touches",
         Injection::Found => "an error that a scrubber finds",
+        Injection::Untouched => "an error that a scrubber finds and nobody touches before it has been dealt with",
     };
     let what = match kind.action() {
         Action::Abandon => "loses the whole page, which is told, and nothing besides",
@@ -55,13 +58,13 @@ fn bad(len: usize) -> usize {
 }
 
 fn one_error(t: &mut Trial, kind: Kind, injection: Injection) -> Result<()> {
-    if injection == Injection::Found {
+    if injection != Injection::Touched {
         inject::available()?;
     }
     let bad = bad(kind.len());
     let inject = |base| match injection {
         Injection::Touched => inject::madvise_in_use(base + bad),
-        Injection::Found => inject::corrupt_in_use(base + bad),
+        Injection::Found | Injection::Untouched => inject::corrupt_in_use(base + bad),
     };
     let alone = Toll::of_the_kernel_alone(kind, kind.len(), &[bad], |base| inject(base).map(drop))?;
     alone.tell(t, "kernel alone");
@@ -70,8 +73,16 @@ fn one_error(t: &mut Trial, kind: Kind, injection: Injection) -> Result<()> {
     let crowd = Crowd::start(&guest);
     t.step("break it");
     let inject = || inject(guest.base());
-    let said = match kind {
-        Kind::ShmemThp | Kind::AnonymousThp => crowd.still(inject)?,
+    let said = match (kind, injection) {
+        (_, Injection::Untouched) => crowd.still(|| {
+            let said = inject()?;
+            guest.pagemend.settle();
+            // The kernel splits a file's transparent huge page before it looks who has it mapped, and then tells nobody.
+            let done = if kind == Kind::ShmemThp { vec![] } else { vec![kind.action()] };
+            t.equal("what was done before anybody touched it", guest.actions(), done);
+            Ok::<_, anyhow::Error>(said)
+        })?,
+        (Kind::ShmemThp | Kind::AnonymousThp, _) => crowd.still(inject)?,
         _ => inject()?,
     };
     t.saw("what the kernel says", said);
