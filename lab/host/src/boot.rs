@@ -5,7 +5,7 @@ use crate::monitor::Monitor;
 use crate::options::{Accelerator, Options};
 use crate::plan::Batch;
 use crate::qemu::{CONSOLE, Machine, QEMU};
-use crate::{console, qemu};
+use crate::{cache, console, qemu};
 use anyhow::{Context, Result, bail};
 use pagemend_lab_protocol::{Command, Event, Report, ScenarioInfo, Verdict, decode, encode};
 use std::fs;
@@ -55,7 +55,11 @@ pub(crate) fn run(
 /// A directory for the console log and QEMU's messages.
 fn room_for_logs(options: &Options) -> Result<TempDir> {
     let directory = tempfile::Builder::new()
-        .prefix("boot-")
+        .prefix(if options.keep {
+            cache::KEPT
+        } else {
+            cache::BOOT
+        })
         .disable_cleanup(options.keep)
         .tempdir_in(&options.cache)
         .context("cannot make a directory for a boot")?;

@@ -1,9 +1,10 @@
 //! The lab's host side: it finds QEMU and kernels, boots them with the lab's init program, lets scenarios run inside and judges what came of them.
 //!
-//! The way of a run, in the order of the files: [`Options`] → `program` builds the guest's program and asks it for its scenarios → `plan` puts scenarios together into boots and `room` sees how many fit side by side → `debian` has what is missing, and `kernel`, `modules`, `cpio`, `inside` and `image` make what is booted → `qemu` starts the machine → `boot` talks to it, with `monitor` for what only the hypervisor can do → `console` looks for what the kernel did not report itself → `report`, `comparison`, `junit`, `table`, `outcomes` and `readme` say it, and `drift` says what is not as it was.
+//! The way of a run, in the order of the files: [`Options`] → `cache` makes room → `program` builds the guest's program and asks it for its scenarios → `plan` puts scenarios together into boots and `room` sees how many fit side by side → `debian` has what is missing, and `kernel`, `modules`, `cpio`, `inside` and `image` make what is booted → `qemu` starts the machine → `boot` talks to it, with `monitor` for what only the hypervisor can do → `console` looks for what the kernel did not report itself → `report`, `comparison`, `junit`, `table`, `outcomes` and `readme` say it, and `drift` says what is not as it was.
 
 mod attach;
 mod boot;
+mod cache;
 mod comparison;
 mod console;
 mod cpio;
