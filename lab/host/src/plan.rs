@@ -70,7 +70,7 @@ pub(crate) fn select(
         let before = selected.len();
         selected.extend(scenarios.iter().filter(fits).cloned());
         if selected.len() == before {
-            bail!("no scenario fits `{name}`; --list shows them all");
+            bail!("no scenario fits `{name}`; --list shows what there is");
         }
     }
     selected.sort_by(|a, b| a.name.cmp(&b.name));
