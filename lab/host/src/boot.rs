@@ -127,7 +127,11 @@ impl NotUp {
             kernel_log: self.console.clone(),
             ..blank(scenario, "", "")
         };
-        batch.scenarios.iter().map(report).collect()
+        let mut reports: Vec<_> = batch.scenarios.iter().map(report).collect();
+        if let Some(first) = reports.first_mut() {
+            first.steps.clone_from(&batch.before);
+        }
+        reports
     }
 }
 
@@ -212,7 +216,7 @@ mod tests {
             cpu: Cpu::Amd,
             guests: false,
             scenarios: vec![scenario("a/one"), scenario("a/two")],
-            before: Vec::new(),
+            before: vec![RUN_AGAIN.into()],
         };
         let logs = tempfile::tempdir().unwrap();
         fs::write(logs.path().join(CONSOLE), "last words").unwrap();
@@ -226,6 +230,9 @@ mod tests {
             assert_eq!(report.reason.as_deref(), Some("no: cannot start it"));
             assert_eq!(report.kernel_log, ["last words"]);
         }
-        assert_eq!(not_up.reports(&batch, "no").len(), 2);
+        let reports = not_up.reports(&batch, "no");
+        assert_eq!(reports.len(), 2);
+        assert_eq!(reports[0].steps, [RUN_AGAIN]);
+        assert!(reports[1].steps.is_empty());
     }
 }
