@@ -4,7 +4,7 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand, ValueEnum};
 use pagemend_lab_host::{
     Accelerator, Arch, Inside, Options, Program, Report, Verdict, attach, differences, failed,
-    list, self_test, summary, write_json, write_junit, write_outcomes, write_tables,
+    list, listing, self_test, summary, write_json, write_junit, write_outcomes, write_tables,
 };
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -122,9 +122,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<ExitCode> {
         bail!("--table wants whole runs: of everything, or of {TABLES:?}");
     }
     if arguments.list {
-        for scenario in list(&options)? {
-            println!("{}\n    {}", scenario.name, scenario.proves);
-        }
+        println!("{}", listing(&options)?);
         return Ok(ExitCode::SUCCESS);
     }
     if arguments.self_test {

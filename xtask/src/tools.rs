@@ -42,11 +42,13 @@ pub(crate) fn iasl() -> Result<(), String> {
         "--no-install-recommends",
         "acpica-tools",
     ];
-    if quiet("iasl", &["-v"]) || quiet("apt-get", &INSTALL) {
+    let install = || quiet("apt-get", &INSTALL);
+    // A fresh machine has no lists of packages.
+    if quiet("iasl", &["-v"]) || install() || (quiet("apt-get", &["update"]) && install()) {
         return Ok(());
     }
     Err(format!(
-        "no iasl to hold ACPI tables against; as root: apt-get {}",
+        "no iasl to hold ACPI tables against; as root: apt-get update && apt-get {}",
         INSTALL.join(" ")
     ))
 }

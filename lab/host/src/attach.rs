@@ -2,10 +2,9 @@
 
 use crate::inside;
 use crate::options::Options;
-use crate::{image, kernel, program, qemu};
+use crate::{cache, image, kernel, program, qemu};
 use anyhow::{Context, Result, bail};
 use pagemend_lab_protocol::Cpu;
-use std::fs;
 
 /// MiB of the machine around the guest, of which two 1 GiB pages are set aside for a guest on those.
 const MEMORY: u32 = 6144;
@@ -21,8 +20,7 @@ pub fn attach(options: &Options, arguments: &[String]) -> Result<()> {
             "`{word}` cannot be passed on: it goes through a kernel's command line, word by word"
         );
     }
-    fs::create_dir_all(&options.cache)
-        .with_context(|| format!("cannot create {}", options.cache.display()))?;
+    let _held = cache::hold(&options.cache)?;
     let program = program::build(options)?;
     qemu::ensure(options)?;
     let wanted = options.kernels.first().context("no kernel is given")?;

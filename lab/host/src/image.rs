@@ -1,5 +1,6 @@
 //! The initramfs: the guest program, the modules, the directories to mount on, and what virtual machines need. Kept under a name made from its contents.
 
+use crate::cache;
 use crate::cpio::Archive;
 use crate::inside::{self, Files};
 use crate::kernel::Kernel;
@@ -43,10 +44,12 @@ pub(crate) fn initramfs(
         .take(8)
         .map(|byte| format!("{byte:02x}"))
         .collect();
-    let images = cache.join("images");
+    let images = cache::images(cache);
     fs::create_dir_all(&images).with_context(|| format!("cannot create {}", images.display()))?;
     let path = images.join(format!("{digest}.cpio"));
-    if !path.is_file() {
+    if path.is_file() {
+        cache::used(&path);
+    } else {
         // Written beside its place and then moved there, so that an interrupted run leaves nothing half done.
         let half = tempfile::NamedTempFile::new_in(&images).context("cannot make an image")?;
         fs::write(half.path(), &bytes).context("cannot write an image")?;

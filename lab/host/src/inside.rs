@@ -1,6 +1,7 @@
 //! What a machine carries to run virtual machines inside: a kernel and a first file system for them, the VMM under test, and QEMU as it is packaged, for comparison. Only machines whose scenarios ask for it carry this, so that the others stay small.
 
 use crate::cpio::Archive;
+use crate::debian;
 use crate::kernel::{Kernel, output};
 use crate::modules::{self, Module};
 use crate::options::{Arch, Options};
@@ -61,10 +62,7 @@ fn disk(cache: &Path) -> Result<Vec<u8>> {
     let file = tempfile::NamedTempFile::new_in(cache).context("cannot make a disk")?;
     // The same bytes every time: images are kept under names made from their contents.
     let identity = "00000000-0000-4000-8000-000000000000";
-    let make = ["/sbin/mke2fs", "/usr/sbin/mke2fs", "mke2fs"];
-    let make = make.iter().find(|path| Path::new(path).is_file());
-    let make =
-        make.context("the lab needs mke2fs for a guest's disk: Debian has it in e2fsprogs")?;
+    let make = debian::program("mke2fs", "e2fsprogs")?;
     output(
         Command::new(make)
             .args(["-q", "-F", "-t", "ext4", "-U", identity])
@@ -79,7 +77,7 @@ fn disk(cache: &Path) -> Result<Vec<u8>> {
 /// QEMU with what it loads, from where the system has it.
 fn qemu(arch: Arch) -> Result<Files> {
     let (program, package) = arch.qemu();
-    let program = find(program)?;
+    let program = debian::program(program, package)?;
     let mut paths = libraries(&program)?;
     paths.push(program);
     for (directory, names) in arch.firmware() {
@@ -94,16 +92,9 @@ fn qemu(arch: Arch) -> Result<Files> {
     Ok(files)
 }
 
-fn find(program: &str) -> Result<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let mut places = std::env::split_paths(&path).map(|place| place.join(program));
-    let found = places.find(|path| path.is_file());
-    found.with_context(|| format!("{program} is not where programs are"))
-}
-
 /// The shared libraries of a program and the loader that finds them, as the loader itself lists them.
 fn libraries(program: &Path) -> Result<Vec<PathBuf>> {
-    let list = output(Command::new("ldd").arg(program))?;
+    let list = output(Command::new(debian::program("ldd", "libc-bin")?).arg(program))?;
     let paths: Vec<_> = list.lines().filter_map(library).collect();
     if paths.is_empty() {
         bail!("{} has no libraries that ldd knows of", program.display());

@@ -1,5 +1,6 @@
 //! Finds a kernel to boot: the user's own by path, or a distribution's by version, downloaded but never installed.
 
+use crate::debian::Apt;
 use crate::options::Arch;
 use anyhow::{Context, Result, bail};
 use std::fs;
@@ -109,51 +110,49 @@ fn cached(kernels: &Path, version: &str, arch: Arch) -> Option<PathBuf> {
 }
 
 fn download(version: &str, arch: Arch, kernels: &Path) -> Result<PathBuf> {
-    for newest in [false, true] {
-        let settings = if newest {
-            newest_sources(kernels)?
-        } else {
-            Vec::new()
-        };
-        let mut search = Command::new("apt-cache");
-        let pattern = format!("^linux-image-{}", version.replace('.', "\\."));
-        search
-            .args(&settings)
-            .args(["search", "--names-only", &pattern]);
-        let found = output(&mut search).with_context(|| {
-            format!("a kernel by version needs apt; give the path of one instead of {version}")
-        })?;
-        let package = found
-            .lines()
-            .filter_map(|line| line.split(' ').next())
-            .filter(|package| fits(package, version, arch))
-            .max_by_key(|package| numbers(package));
-        if let Some(package) = package {
-            eprintln!("lab: downloading {package}");
-            return get(package, &settings, kernels);
-        }
+    let system = Apt::of_system();
+    let here = system.or_with_new_lists(|| fetch(&system, version, arch, kernels));
+    if let Ok(Some(tree)) = here {
+        return Ok(tree);
     }
+    let newest = Apt::apart(&kernels.with_file_name("apt"), NEWEST)
+        .and_then(|apt| fetch(&apt, version, arch, kernels));
+    if let Ok(Some(tree)) = newest {
+        return Ok(tree);
+    }
+    here.and(newest).with_context(|| {
+        format!("a kernel by version needs apt; give the path of one instead of {version}")
+    })?;
     bail!(
         "no Debian package of Linux {version} was found; `apt-get update` as root may help, or give the path of a kernel"
     )
 }
 
+/// Downloads the newest kernel of this version and unpacks it, if apt knows one.
+fn fetch(apt: &Apt, version: &str, arch: Arch, kernels: &Path) -> Result<Option<PathBuf>> {
+    let pattern = format!("^linux-image-{}", version.replace('.', "\\."));
+    let found = apt.known(&["search", "--names-only", &pattern])?;
+    let package = found
+        .lines()
+        .filter_map(|line| line.split(' ').next())
+        .filter(|package| fits(package, version, arch))
+        .max_by_key(|package| numbers(package));
+    let Some(package) = package else {
+        return Ok(None);
+    };
+    eprintln!("lab: downloading {package}");
+    get(apt, package, kernels).map(Some)
+}
+
 /// Downloads a kernel's package, with those that newer ones are split into, and unpacks them.
-fn get(package: &str, settings: &[String], kernels: &Path) -> Result<PathBuf> {
+fn get(apt: &Apt, package: &str, kernels: &Path) -> Result<PathBuf> {
     let place = tempfile::tempdir_in(kernels).context("cannot make a directory to download to")?;
-    let facts = output(Command::new("apt-cache").args(settings).args([
-        "show",
-        "--no-all-versions",
-        package,
-    ]))?;
+    let facts = apt.known(&["show", "--no-all-versions", package])?;
     let parts = parts(&facts);
-    output(
-        Command::new("apt-get")
-            .args(settings)
-            .args(["download", "--quiet", package])
-            .args(&parts)
-            .current_dir(place.path()),
-    )?;
+    let wanted = ["download", package]
+        .into_iter()
+        .chain(parts.iter().map(String::as_str));
+    apt.get(&wanted.collect::<Vec<_>>(), place.path())?;
     let tree = kernels.join(package);
     extract(&entries(place.path())?, &tree)?;
     Ok(tree)
@@ -173,34 +172,6 @@ fn parts(facts: &str) -> Vec<String> {
         })
         .map(ToOwned::to_owned)
         .collect()
-}
-
-/// apt's settings to look at Debian's newest packages without touching the system's own lists.
-fn newest_sources(kernels: &Path) -> Result<Vec<String>> {
-    let own = kernels.with_file_name("apt");
-    for place in ["lists/partial", "cache/archives/partial"] {
-        fs::create_dir_all(own.join(place))
-            .with_context(|| format!("cannot create {place} in {}", own.display()))?;
-    }
-    let own = own.canonicalize()?;
-    let list = own.join("sources.list");
-    fs::write(&list, NEWEST).with_context(|| format!("cannot write {}", list.display()))?;
-    let settings = [
-        format!("Dir::Etc::SourceList={}", list.display()),
-        "Dir::Etc::SourceParts=/dev/null".into(),
-        format!("Dir::State::Lists={}", own.join("lists").display()),
-        format!("Dir::Cache={}", own.join("cache").display()),
-        "APT::Sandbox::User=root".into(),
-    ]
-    .into_iter()
-    .flat_map(|setting| ["-o".to_owned(), setting])
-    .collect::<Vec<_>>();
-    output(
-        Command::new("apt-get")
-            .args(&settings)
-            .args(["--quiet", "update"]),
-    )?;
-    Ok(settings)
 }
 
 /// Whether a package is the plain kernel of this version: no debug symbols, no real-time or cloud variant, no meta-package.

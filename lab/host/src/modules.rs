@@ -1,9 +1,11 @@
 //! Kernel modules: found by name in a tree, with what they depend on, unpacked and in an order in which they load.
 
 use anyhow::{Context, Result, bail};
+use flate2::bufread::GzDecoder;
+use ruzstd::decoding::StreamingDecoder;
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::BufReader;
+use std::io::{BufReader, Read};
 use std::path::{Path, PathBuf};
 
 /// A module ready to be loaded.
@@ -70,20 +72,27 @@ fn find(directory: &Path, files: &mut BTreeMap<String, PathBuf>) -> Result<()> {
 
 fn unpack(path: &Path) -> Result<Vec<u8>> {
     let what = || format!("cannot unpack {}", path.display());
+    let mut file = BufReader::new(fs::File::open(path).with_context(what)?);
+    let mut contents = Vec::new();
     match path.extension().and_then(|extension| extension.to_str()) {
-        Some("ko") => fs::read(path).with_context(what),
-        Some("xz") => {
-            let mut contents = Vec::new();
-            let mut file = BufReader::new(fs::File::open(path).with_context(what)?);
-            lzma_rs::xz_decompress(&mut file, &mut contents).with_context(what)?;
-            Ok(contents)
-        }
+        Some("ko") => file.read_to_end(&mut contents).map(drop).with_context(what),
+        Some("xz") => lzma_rs::xz_decompress(&mut file, &mut contents).with_context(what),
+        Some("zst") => StreamingDecoder::new(&mut file)
+            .with_context(what)?
+            .read_to_end(&mut contents)
+            .map(drop)
+            .with_context(what),
+        Some("gz") => GzDecoder::new(&mut file)
+            .read_to_end(&mut contents)
+            .map(drop)
+            .with_context(what),
         other => bail!(
-            "{} is compressed in a way ({}) that the lab cannot unpack; it knows .ko and .ko.xz",
+            "{} is compressed in a way ({}) that the lab cannot unpack; it knows .ko, .ko.xz, .ko.zst and .ko.gz",
             path.display(),
             other.unwrap_or("none")
         ),
-    }
+    }?;
+    Ok(contents)
 }
 
 /// What a module says that it depends on: `depends=a,b` in its `.modinfo`, whose strings end with NUL.
@@ -106,6 +115,10 @@ fn dependencies(contents: &[u8]) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use flate2::Compression;
+    use flate2::write::GzEncoder;
+    use ruzstd::encoding::{CompressionLevel, compress_to_vec};
+    use std::io::Write;
 
     fn module(directory: &Path, name: &str, depends: &str) {
         let contents = format!("ELF\0license=GPL\0depends={depends}\0name={name}\0");
@@ -130,5 +143,37 @@ mod tests {
         module(tree.path(), "hen", "egg");
         module(tree.path(), "egg", "hen");
         assert!(collect(tree.path(), &["hen"]).is_err());
+    }
+
+    #[test]
+    fn a_module_is_the_same_however_it_is_compressed() {
+        let tree = tempfile::tempdir().unwrap();
+        // More than a block of any of them, and no two alike.
+        let plain: Vec<u8> = (0..100_000_u32).flat_map(u32::to_le_bytes).collect();
+        let mut xz = Vec::new();
+        lzma_rs::xz_compress(&mut &plain[..], &mut xz).unwrap();
+        let zst = compress_to_vec(&plain[..], CompressionLevel::Fastest);
+        let mut gz = GzEncoder::new(Vec::new(), Compression::fast());
+        gz.write_all(&plain).unwrap();
+        let gz = gz.finish().unwrap();
+        for (ending, bytes) in [("", plain.clone()), (".xz", xz), (".zst", zst), (".gz", gz)] {
+            let name = format!("one{}", ending.replace('.', "-"));
+            let path = tree.path().join(format!("{name}.ko{ending}"));
+            fs::write(&path, &bytes).unwrap();
+            let modules = collect(tree.path(), &[&name]).unwrap();
+            assert_eq!(modules[0].name, name);
+            assert!(modules[0].contents == plain, "{ending}");
+            // Half of it is no module.
+            fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
+            assert_eq!(collect(tree.path(), &[&name]).is_ok(), ending.is_empty());
+        }
+    }
+
+    #[test]
+    fn a_module_compressed_otherwise_is_an_error_that_names_it() {
+        let tree = tempfile::tempdir().unwrap();
+        fs::write(tree.path().join("one.ko.lz4"), "").unwrap();
+        let error = collect(tree.path(), &["one"]).unwrap_err().to_string();
+        assert!(error.contains("one.ko.lz4"), "{error}");
     }
 }

@@ -21,6 +21,8 @@ pub(crate) struct Batch {
     /// Whether the machine carries what runs virtual machines.
     pub(crate) guests: bool,
     pub(crate) scenarios: Vec<ScenarioInfo>,
+    /// What the first of them did in a machine before this one, if it is run again.
+    pub(crate) before: Vec<String>,
 }
 
 impl Batch {
@@ -70,7 +72,7 @@ pub(crate) fn select(
         let before = selected.len();
         selected.extend(scenarios.iter().filter(fits).cloned());
         if selected.len() == before {
-            bail!("no scenario fits `{name}`; --list shows them all");
+            bail!("no scenario fits `{name}`; --list shows what there is");
         }
     }
     selected.sort_by(|a, b| a.name.cmp(&b.name));
@@ -88,6 +90,7 @@ pub(crate) fn batches(scenarios: Vec<ScenarioInfo>, memory: u32) -> Vec<Batch> {
             cpu,
             guests,
             scenarios: vec![scenario],
+            before: Vec::new(),
         };
         if scenario.needs.alone {
             alone.push(single(scenario));

@@ -1,10 +1,11 @@
-//! Finds QEMU, or installs it, and starts machines. The channel and the monitor are sockets that QEMU gets as its standard input and output: no paths, no ports, and their end is the machine's end.
+//! Has QEMU and starts machines with it. The channel and the monitor are sockets that QEMU gets as its standard input and output: no paths, no ports, and their end is the machine's end.
 
-use crate::kernel::{Kernel, output};
+use crate::debian;
+use crate::kernel::Kernel;
 use crate::options::{Accelerator, Arch, Options};
 use crate::plan::Batch;
 use crate::room::PROCESSORS;
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use pagemend_lab_protocol::Cpu;
 use std::fs::File;
 use std::os::fd::OwnedFd;
@@ -31,7 +32,7 @@ impl Drop for Machine {
     }
 }
 
-/// Makes sure that QEMU is there: installs it if that is allowed, else says how. And what it is to use.
+/// Makes sure that QEMU is there, and what it is to use.
 pub(crate) fn ensure(options: &Options) -> Result<()> {
     if options.accelerator == Accelerator::Kvm {
         File::options()
@@ -41,23 +42,7 @@ pub(crate) fn ensure(options: &Options) -> Result<()> {
             .context("cannot use /dev/kvm; --accel tcg does without")?;
     }
     let (program, package) = options.arch.qemu();
-    if Command::new(program).arg("--version").output().is_ok() {
-        return Ok(());
-    }
-    let install = format!("apt-get install --yes --no-install-recommends {package}");
-    let root = output(Command::new("id").arg("-u")).is_ok_and(|id| id.trim() == "0");
-    if !root {
-        bail!("the lab needs {program}; as root: {install}");
-    }
-    eprintln!("lab: installing {package}");
-    let words: Vec<&str> = install.split(' ').collect();
-    output(
-        Command::new(words[0])
-            .args(&words[1..])
-            .env("DEBIAN_FRONTEND", "noninteractive"),
-    )
-    .with_context(|| format!("the lab needs {program} and could not install it"))?;
-    Ok(())
+    debian::program(program, package).map(drop)
 }
 
 /// What to say where a machine does not come up.

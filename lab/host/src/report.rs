@@ -1,6 +1,8 @@
 //! What the lab says: a line a scenario while it runs, a summary, a file for machines.
 
 use crate::comparison::comparison;
+use crate::families::families;
+use crate::repeats::repeats;
 use anyhow::{Context, Result};
 use pagemend_lab_protocol::{Report, Verdict};
 use std::fmt::Write;
@@ -47,7 +49,7 @@ pub(crate) fn details(report: &Report) -> String {
     text
 }
 
-/// The summary of a run, with everything known of each failure, and what became of virtual machines.
+/// The summary of a run, with everything known of each failure, what became of virtual machines and of each family, and what took more than one try.
 #[must_use]
 pub fn summary(reports: &[Report]) -> String {
     let mut text = String::new();
@@ -55,9 +57,10 @@ pub fn summary(reports: &[Report]) -> String {
         let _ = writeln!(text, "\n{} on {}", line(report), report.kernel);
         text.push_str(&details(report));
     }
-    let machines = comparison(reports);
-    if !machines.is_empty() {
-        let _ = write!(text, "\n{machines}");
+    for part in [comparison(reports), families(reports), repeats(reports)] {
+        if !part.is_empty() {
+            let _ = writeln!(text, "\n{}", part.trim_end());
+        }
     }
     let count = |verdict| reports.iter().filter(|r| r.verdict == verdict).count();
     let _ = write!(

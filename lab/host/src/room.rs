@@ -85,6 +85,7 @@ mod tests {
                 needs: Needs::NOTHING.huge_1g(*huge_1g),
                 set: Set::Default,
             }],
+            before: Vec::new(),
         };
         huge_1g.iter().map(boot).collect()
     }

@@ -4,11 +4,10 @@ use crate::inside::{self, Files};
 use crate::kernel::Kernel;
 use crate::options::{Accelerator, Options};
 use crate::plan::Batch;
-use crate::{boot, image, kernel, plan, program, qemu, report, room};
-use anyhow::{Context, Result};
+use crate::{boot, cache, image, kernel, plan, program, qemu, report, room};
+use anyhow::Result;
 use pagemend_lab_protocol::{Report, ScenarioInfo};
 use std::collections::VecDeque;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
@@ -29,8 +28,7 @@ pub fn list(options: &Options) -> Result<Vec<ScenarioInfo>> {
 /// # Errors
 /// Something that the lab needs is missing: the text names it and what provides it. A failing scenario is a report, not an error.
 pub fn run(options: &Options) -> Result<Vec<Report>> {
-    fs::create_dir_all(&options.cache)
-        .with_context(|| format!("cannot create {}", options.cache.display()))?;
+    let _held = cache::hold(&options.cache)?;
     let program = program::build(options)?;
     let selected = plan::select(program::scenarios(&program)?, &options.names, options.all)?;
     qemu::ensure(options)?;
