@@ -72,6 +72,12 @@ impl Injection {
         match self {
             Self::Scrubber => needs.cpu(Cpu::Intel),
             Self::Load => needs.cpu(Cpu::Intel).tries(10),
+            // A page that is taken away softly has moved to another one, which then fails.
+            Self::SoftOffline => Needs {
+                huge_2m: needs.huge_2m + u32::from(needs.huge_2m > 0),
+                huge_1g: needs.huge_1g + u32::from(needs.huge_1g > 0),
+                ..needs
+            },
             _ => needs,
         }
     }
