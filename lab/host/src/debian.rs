@@ -79,6 +79,21 @@ impl Apt {
         Ok(apt)
     }
 
+    /// Where it has Debian's packages from, whether its lists are there or not.
+    pub(crate) fn debian(&self) -> Result<String> {
+        let mut targets = Command::new("apt-get");
+        targets.args(&self.settings).args([
+            "indextargets",
+            "--no-release-info",
+            "--format",
+            "$(REPO_URI)",
+            "Created-By: Packages",
+        ]);
+        let targets = output(&mut targets)?;
+        let found = debian(&targets).map(ToOwned::to_owned);
+        found.context("apt's sources have no Debian repository")
+    }
+
     /// What `apt-cache` knows. That it knows nothing for want of lists is an error.
     pub(crate) fn known(&self, arguments: &[&str]) -> Result<String> {
         let mut lists = Command::new("apt-get");
@@ -121,6 +136,12 @@ impl Apt {
     }
 }
 
+/// The address of a Debian repository among others: that of its security updates, say, which has another name.
+fn debian(addresses: &str) -> Option<&str> {
+    let name = |address: &&str| address.trim_end_matches('/').rsplit('/').next() == Some("debian");
+    addresses.lines().find(name)
+}
+
 /// Does what may fail, and if it does once more after this. Where that is not possible, either error says something.
 fn once_more<T>(attempt: impl Fn() -> Result<T>, update: impl FnOnce() -> Result<()>) -> Result<T> {
     attempt().or_else(|first| {
@@ -158,6 +179,13 @@ mod tests {
             format!("{error:#}"),
             "unable to locate it: as root: apt-get update"
         );
+    }
+
+    #[test]
+    fn debian_is_known_by_its_name_wherever_it_is() {
+        let addresses = "https://a.example/debian-security/\nhttps://b.example/mirror/debian/\nhttps://c.example/other/\n";
+        assert_eq!(debian(addresses), Some("https://b.example/mirror/debian/"));
+        assert_eq!(debian("https://c.example/other/\n"), None);
     }
 
     #[test]

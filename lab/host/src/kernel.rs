@@ -14,8 +14,8 @@ pub(crate) struct Kernel {
     pub(crate) modules: Option<PathBuf>,
 }
 
-/// Where Debian's newest kernels are, for versions that the system's own sources lack.
-const NEWEST: &str = "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian sid main\n";
+/// Whose signature Debian's packages have.
+const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
 /// Finds what the user asked for: a path, or a version.
 pub(crate) fn find(wanted: &str, arch: Arch, cache: &Path) -> Result<Kernel> {
@@ -115,7 +115,7 @@ fn download(version: &str, arch: Arch, kernels: &Path) -> Result<PathBuf> {
     if let Ok(Some(tree)) = here {
         return Ok(tree);
     }
-    let newest = Apt::apart(&kernels.with_file_name("apt"), NEWEST)
+    let newest = newest(&system, &kernels.with_file_name("apt"))
         .and_then(|apt| fetch(&apt, version, arch, kernels));
     if let Ok(Some(tree)) = newest {
         return Ok(tree);
@@ -125,6 +125,15 @@ fn download(version: &str, arch: Arch, kernels: &Path) -> Result<PathBuf> {
     })?;
     bail!(
         "no Debian package of Linux {version} was found; `apt-get update` as root may help, or give the path of a kernel"
+    )
+}
+
+/// Debian's newest packages, for versions that the system's own sources lack, from the repository that they name.
+fn newest(system: &Apt, place: &Path) -> Result<Apt> {
+    let repository = system.debian()?;
+    Apt::apart(
+        place,
+        &format!("deb [signed-by={KEYRING}] {repository} sid main\n"),
     )
 }
 
