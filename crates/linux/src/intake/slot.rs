@@ -141,13 +141,22 @@ fn wait_for(slot: Option<&Slot>) -> Verdict {
     }
 }
 
-/// Leaves a fault that nobody waits for. Async-signal-safe.
+/// Leaves a fault that nobody waits for, unless all slots are taken: it is found when it is touched
+/// then, as what the kernel drops while such a signal is pending. For it may be the mender's own
+/// thread that is told, in a listener, and nobody but that makes slots free. Async-signal-safe.
 pub(crate) fn tell(fault: &Fault) {
-    post(fault, 0);
+    if DOORBELL.load(Ordering::Acquire) >= 0
+        && let Some(slot) = claim_free()
+    {
+        leave(slot, fault, 0);
+    }
 }
 
 fn post(fault: &Fault, flags: u32) -> Option<&'static Slot> {
-    let slot = claim()?;
+    claim().inspect(|slot| leave(slot, fault, flags))
+}
+
+fn leave(slot: &Slot, fault: &Fault, flags: u32) {
     let required = fault.cause == Cause::ActionRequired;
     let certain = fault.evidence == Evidence::MemoryFailure;
     let flags = flags
@@ -161,7 +170,6 @@ fn post(fault: &Fault, flags: u32) -> Option<&'static Slot> {
     // The other side of the fences in `open` and `close`.
     fence(Ordering::SeqCst);
     ring(DOORBELL.load(Ordering::Acquire));
-    Some(slot)
 }
 
 /// A free slot, waited for if need be, or `None` where there is no mender.
@@ -171,16 +179,21 @@ fn claim() -> Option<&'static Slot> {
         if DOORBELL.load(Ordering::Acquire) < 0 {
             return None;
         }
-        let slot = TABLE.iter().find(|slot| {
-            slot.state
-                .compare_exchange(FREE, CLAIMED, Ordering::Acquire, Ordering::Relaxed)
-                .is_ok()
-        });
+        let slot = claim_free();
         if slot.is_some() {
             return slot;
         }
         futex::wait(&FREED, freed, None);
     }
+}
+
+/// A free slot, if there is one.
+fn claim_free() -> Option<&'static Slot> {
+    TABLE.iter().find(|slot| {
+        slot.state
+            .compare_exchange(FREE, CLAIMED, Ordering::Acquire, Ordering::Relaxed)
+            .is_ok()
+    })
 }
 
 /// Takes back a fault that the mender has not taken.
@@ -341,6 +354,30 @@ mod tests {
             waits.join().unwrap();
             again.join().unwrap();
         });
+        close();
+    }
+
+    #[test]
+    fn who_only_tells_waits_for_nobody_even_if_all_slots_are_taken() {
+        let _alone = alone();
+        open(doorbell().unwrap());
+        let found = |number: usize| Fault {
+            address: Hva::new(0x1000 * number as u64),
+            cause: Cause::ActionOptional,
+            evidence: Evidence::MemoryFailure,
+        };
+        // The last of them would wait for this very thread.
+        for number in 1..=SLOTS + 1 {
+            tell(&found(number));
+        }
+        let told: Vec<Fault> = std::iter::from_fn(take)
+            .map(|taken| {
+                let fault = taken.fault();
+                taken.answer(Verdict::Mended);
+                fault
+            })
+            .collect();
+        assert_eq!(told, (1..=SLOTS).map(found).collect::<Vec<_>>());
         close();
     }
 
