@@ -5,9 +5,10 @@
 //! takes a lease on the range that it hands to the kernel and drops it when the I/O is complete; a
 //! mend waits until there is none on its page, and makes new ones wait until it is done.
 //!
-//! A thread that holds a lease must not touch the same page itself before the I/O is complete: if
-//! the page is poisoned, the mend waits for the lease and the thread for the mend, until the limit
-//! ends it.
+//! A thread that holds a lease must neither touch the same page itself nor wait for another lease
+//! before the I/O is complete: if the page is poisoned, the mend waits for the lease and the thread
+//! for the mend, until the limit ends it. A thread with I/O in flight that is to begin more, as an
+//! event loop does, asks for a lease that it has at once or not at all.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -27,6 +28,12 @@ pub enum LeaseError {
     /// The range is not, or not all of it, in one region of guest memory.
     #[error("{range} is not in one region of guest memory")]
     OutOfRange {
+        /// What was asked for.
+        range: GpaRange,
+    },
+    /// Who does not want to wait would have to: some of it is being mended.
+    #[error("some of {range} is being mended")]
+    BeingMended {
         /// What was asked for.
         range: GpaRange,
     },
@@ -86,26 +93,44 @@ impl Leases {
 
     /// Takes a lease on `range`. Waits only where one of its pages is being mended.
     pub(crate) fn take(self: &Arc<Self>, range: GpaRange) -> Result<Lease, LeaseError> {
-        let words = self.words(range).ok_or(LeaseError::OutOfRange { range })?;
         loop {
-            let closed = words
-                .iter()
-                .position(|word| word.fetch_add(1, Ordering::Acquire) & CLOSED != 0);
-            let Some(closed) = closed else {
-                return Ok(Lease {
-                    leases: Arc::clone(self),
-                    range,
-                });
+            let closed = match self.try_words(range)? {
+                Ok(lease) => return Ok(lease),
+                Err(closed) => closed,
             };
-            // Whoever waits holds nothing: two mends and two takers cannot wait in a circle.
-            give_back(&words[..=closed]);
-            let word = &words[closed];
-            let mut now = word.load(Ordering::Relaxed);
+            let mut now = closed.load(Ordering::Relaxed);
             while now & CLOSED != 0 {
-                futex::wait(word, now, None);
-                now = word.load(Ordering::Relaxed);
+                futex::wait(closed, now, None);
+                now = closed.load(Ordering::Relaxed);
             }
         }
+    }
+
+    /// Takes one that can be had at once.
+    pub(crate) fn try_take(self: &Arc<Self>, range: GpaRange) -> Result<Lease, LeaseError> {
+        let taken = self.try_words(range)?;
+        taken.map_err(|_| LeaseError::BeingMended { range })
+    }
+
+    /// A lease, or the page that is being mended.
+    fn try_words(
+        self: &Arc<Self>,
+        range: GpaRange,
+    ) -> Result<Result<Lease, &AtomicU32>, LeaseError> {
+        let words = self.words(range).ok_or(LeaseError::OutOfRange { range })?;
+        let closed = words
+            .iter()
+            .position(|word| word.fetch_add(1, Ordering::Acquire) & CLOSED != 0);
+        let Some(closed) = closed else {
+            return Ok(Ok(Lease {
+                leases: Arc::clone(self),
+                range,
+            }));
+        };
+        // Whoever waits for one lease holds nothing of it: two mends and two takers cannot wait in a
+        // circle.
+        give_back(&words[..=closed]);
+        Ok(Err(&words[closed]))
     }
 
     /// Makes takers wait, then waits for those who have taken.
@@ -188,6 +213,30 @@ mod tests {
         let mut leases = Leases::default();
         leases.add_region(range(0, 16 * MIB), PageSize::SIZE_2M);
         Arc::new(leases)
+    }
+
+    #[test]
+    fn who_has_a_lease_in_flight_is_refused_another_instead_of_waiting_for_itself() {
+        let leases = leases();
+        let page = range(2 * MIB, 2 * MIB);
+        let first = leases.take(range(2 * MIB, 4096)).unwrap();
+        thread::scope(|scope| {
+            let mend = scope.spawn(|| leases.close(page, Duration::from_secs(600)));
+            // As an event loop does: another request, and the end of the first only after that.
+            let wanted = range(MIB, 2 * MIB);
+            let refused = loop {
+                match leases.try_take(wanted) {
+                    Ok(before_the_mend) => drop(before_the_mend),
+                    Err(error) => break error,
+                }
+            };
+            assert_eq!(refused, LeaseError::BeingMended { range: wanted });
+            drop(first);
+            assert_eq!(mend.join().unwrap(), Ok(()));
+        });
+        // What was refused is not counted.
+        leases.open(page);
+        assert_eq!(leases.close(range(0, 4 * MIB), Duration::ZERO), Ok(()));
     }
 
     #[test]

@@ -215,9 +215,17 @@ impl Pagemend {
     }
 
     /// Takes a lease on guest memory that is about to be handed to the kernel for I/O. Waits only
-    /// while the memory is being mended.
+    /// while the memory is being mended, so it is for threads that have no lease yet: a mend waits for
+    /// those, and who has one and waits for another would hold up both until the [limit](
+    /// Builder::lease_limit), at which the whole page is given up.
     pub fn lease(&self, range: GpaRange) -> Result<Lease, LeaseError> {
         self.shared.leases.take(range)
+    }
+
+    /// The same for a thread that has I/O in flight: [`LeaseError::BeingMended`] where it would have to
+    /// wait. It finishes what it has begun, and then waits with [`lease`](Self::lease) or tries again.
+    pub fn try_lease(&self, range: GpaRange) -> Result<Lease, LeaseError> {
+        self.shared.leases.try_take(range)
     }
 
     /// Reports an address at which a system call has failed because of poison (EHWPOISON), and
