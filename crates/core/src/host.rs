@@ -6,7 +6,7 @@
 use crate::address::{Gpa, GpaRange, Hva, PageSize};
 use crate::event::Event;
 use crate::fault::{Condition, Fault};
-use crate::map::{Segment, Source};
+use crate::map::{Backing, Segment, Source};
 use crate::plan::{Capabilities, Reason};
 use crate::time::Timestamp;
 
@@ -31,7 +31,9 @@ pub struct Target {
 
 impl Target {
     /// Where the byte at `offset` of the page comes from, and how many bytes go on from there in
-    /// the same segment. `None` where no file has it.
+    /// the same segment, and in the same page of a pool: a read that meets a failed page of those at
+    /// its very beginning says that it could not read anything, whatever it has read before
+    /// (`hugetlbfs_read_iter`). `None` where no file has it.
     pub fn source_at(&self, offset: u64) -> Option<(Source, u64)> {
         let gpa = self.page.at(offset)?;
         let segment = self
@@ -39,7 +41,15 @@ impl Target {
             .iter()
             .find(|segment| segment.gpa.contains(gpa))?;
         let source = segment.source_of(gpa)?;
-        Some((source, segment.gpa.end().get() - gpa.get()))
+        let rest = segment.gpa.end().get() - gpa.get();
+        let rest = match segment.backing {
+            Backing::Hugetlb => {
+                let page = segment.page_size.bytes();
+                rest.min(page - source.offset % page)
+            }
+            _ => rest,
+        };
+        Some((source, rest))
     }
 }
 
@@ -85,6 +95,10 @@ pub trait Host {
 
     /// Looks at a reported address, without faulting.
     fn examine(&mut self, fault: &Fault, gpa: Gpa) -> Condition;
+
+    /// Whether the file behind a frame says that it has failed: what the kernel could not take out of
+    /// the mappings can be touched all the same. `false` where no file has it, or none says so.
+    fn has_failed(&mut self, segment: &Segment, gpa: Gpa) -> bool;
 
     /// Waits until no writer that page tables do not stop can reach the page (I/O leases, the
     /// VMM's pause hook), and keeps new ones waiting. On failure nobody is kept waiting.
@@ -138,4 +152,43 @@ pub trait Host {
 
     /// Gives an event to everyone who listens, and returns when they have taken it.
     fn publish(&mut self, event: &Event);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::map::FileId;
+
+    const MIB: u64 = 1 << 20;
+
+    fn target(backing: Backing) -> Target {
+        let page = GpaRange::new(Gpa::new(0), 8 * MIB).unwrap();
+        let file = FileId(1);
+        let offset = 6 * MIB;
+        let segment = Segment {
+            gpa: page,
+            page_size: PageSize::SIZE_2M,
+            backing,
+            source: Some(Source { file, offset }),
+        };
+        Target {
+            page,
+            hva: Hva::new(1 << 30),
+            segments: vec![segment],
+            marked: vec![],
+            largest: PageSize::SIZE_2M,
+        }
+    }
+
+    #[test]
+    fn what_is_read_at_once_of_a_pool_ends_with_its_page() {
+        let rest = |backing, offset| {
+            let (source, rest) = target(backing).source_at(offset).unwrap();
+            assert_eq!(source.offset, 6 * MIB + offset);
+            rest
+        };
+        assert_eq!(rest(Backing::Hugetlb, 0), 2 * MIB);
+        assert_eq!(rest(Backing::Hugetlb, 3 * MIB), MIB);
+        assert_eq!(rest(Backing::Shmem, 3 * MIB), 5 * MIB);
+    }
 }

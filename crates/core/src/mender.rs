@@ -193,8 +193,13 @@ impl<H: Host> Mender<H> {
             match self.host.examine(&fault, gpa) {
                 Condition::Poisoned => {}
                 // Nothing has put it right, so nothing is: the kernel could not take it out of the
-                // mappings, as it does with a transparent huge page that it cannot split.
-                Condition::Readable if configured && fault.evidence == Evidence::MemoryFailure => {
+                // mappings, as it does with a transparent huge page that it cannot split. Of what came
+                // in a failed page's place only its file knows whether the report is about that page
+                // or about what came.
+                Condition::Readable
+                    if fault.evidence == Evidence::MemoryFailure
+                        && (configured || self.host.has_failed(&segment, gpa)) =>
+                {
                     job.exposed = true;
                 }
                 Condition::Readable => {

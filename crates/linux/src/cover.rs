@@ -19,7 +19,9 @@ impl LinuxHost {
         let policy = self.numa_policy(target);
         let plot = Plot::new(&self.files, target.page, policy)?;
         let covered = self.put_shroud_over(target);
-        covered.inspect_err(|_| self.restore(target))?;
+        covered.inspect_err(|_| {
+            self.restore(target);
+        })?;
         let range = HvaRange::new(target.hva, target.page.len()).expect("it is guest memory");
         self.emulation.replaced(range);
         self.plots.push(plot);

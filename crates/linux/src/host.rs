@@ -118,6 +118,12 @@ impl LookingGlass {
 }
 
 impl LinuxHost {
+    fn resume(&mut self, page: GpaRange) {
+        if let Some(hooks) = &mut self.hooks {
+            notice::unblocked(|| (hooks.resume)(page));
+        }
+    }
+
     pub(crate) fn settings_at(&self, hva: Hva) -> Settings {
         let region = self.regions.iter().find(|region| region.hva.contains(hva));
         region.map_or_else(Settings::default, |region| region.settings)
@@ -202,24 +208,26 @@ impl Host for LinuxHost {
         }
     }
 
+    fn has_failed(&mut self, segment: &Segment, gpa: Gpa) -> bool {
+        let frame = segment.source_of(gpa.frame());
+        frame.is_some_and(|frame| self.is_unreadable(frame))
+    }
+
     fn claim(&mut self, page: GpaRange) -> Result<(), HostError> {
-        self.leases.close(page, self.lease_limit)?;
-        let Some(hooks) = &mut self.hooks else {
-            return Ok(());
-        };
-        let paused = notice::unblocked(|| (hooks.pause)(page));
-        if paused.is_err() {
-            self.leases.open(page);
+        if let Some(hooks) = &mut self.hooks {
+            notice::unblocked(|| (hooks.pause)(page)).map_err(HostError::NotPaused)?;
         }
-        paused.map_err(HostError::NotPaused)
+        let closed = self.leases.close(page, self.lease_limit);
+        if closed.is_err() {
+            self.resume(page);
+        }
+        Ok(closed?)
     }
 
     fn release(&mut self, page: GpaRange) {
-        if let Some(hooks) = &mut self.hooks {
-            notice::unblocked(|| (hooks.resume)(page));
-        }
         self.forget_plot(&page);
         self.leases.open(page);
+        self.resume(page);
     }
 
     fn cover(&mut self, target: &Target) -> Result<(), HostError> {

@@ -13,12 +13,14 @@ use crate::host::LinuxHost;
 use crate::stage::Stage;
 
 impl LinuxHost {
-    pub(crate) fn restore(&mut self, target: &Target) {
+    /// Says whether it is; otherwise new memory may be in its place.
+    pub(crate) fn restore(&mut self, target: &Target) -> bool {
         if self.plot_of(&target.page).is_some() {
-            if let Err(error) = self.put_shroud_over(target) {
+            let covered = self.put_shroud_over(target);
+            if let Err(error) = &covered {
                 tracing::error!(%error, page = %target.page, "memory without a cover: touching it is SIGSEGV");
             }
-            return;
+            return covered.is_ok();
         }
         let range = HvaRange::new(target.hva, target.page.len()).expect("it is guest memory");
         let settings = self.settings_at(target.hva);
@@ -37,9 +39,11 @@ impl LinuxHost {
                 tracing::error!(%error, page = %target.page, "an emulated failure is gone");
             }
         }
+        let back = restored.is_ok();
         if let Err(error) = restored.and_then(|()| settings.lock(range)) {
             tracing::error!(%error, page = %target.page, "a page without memory: touching it is SIGSEGV");
         }
+        back
     }
 
     /// What a mend had put there is staged once more, with its marks.
@@ -48,7 +52,7 @@ impl LinuxHost {
         let uffd = self.uffd.as_ref().ok_or(io::ErrorKind::Unsupported)?;
         let mut stage = Stage::of_what_is_there(&self.files, target.clone(), settings)?;
         stage.mark(&self.files, uffd, &target.marked)?;
-        stage.swap(&self.files, Some(uffd), || ()).map(drop)
+        stage.swap(&self.files, Some(uffd), || true).map(drop)
     }
 }
 

@@ -81,6 +81,13 @@ impl LinuxHost {
         Ok(self.bounce.insert(bounce))
     }
 
+    /// Whether a frame of a file cannot be read because it has failed. A byte of a healthy one is read.
+    pub(crate) fn is_unreadable(&self, frame: Source) -> bool {
+        let mut byte = 0u8;
+        let read = self.read(frame, &raw mut byte, 1);
+        read.is_err_and(|error| error.raw_os_error() == Some(libc::EIO))
+    }
+
     /// One read of the page, as the kernel answers it: short before an unreadable frame, EIO at one.
     fn read(&self, source: Source, to: *mut u8, len: u64) -> Result<usize, io::Error> {
         let readable = self.emulation.readable(source, len);

@@ -23,6 +23,10 @@ use crate::time::Timestamp;
 /// In what pieces a page comes back: the largest page that new memory has.
 pub(super) const STRETCH: PageSize = PageSize::SIZE_2M;
 
+/// In a run there are no two stretches on both sides of a multiple of so many: a host has new memory
+/// for half a GiB in one piece, for a mapping that covers an aligned GiB may share its page tables.
+const SIDE_BY_SIDE: u64 = (512 << 20) / STRETCH.bytes();
+
 /// A page that is coming back.
 #[derive(Debug)]
 pub(super) struct Stream {
@@ -75,7 +79,7 @@ impl Stream {
         let first = first.expect("a complete page is no stream any more");
         let stretches = (first..)
             .zip(self.missing.range(first..))
-            .take(self.pace.stretches as usize)
+            .take(self.pace.stretches.min(SIDE_BY_SIDE - first % SIDE_BY_SIDE) as usize)
             .take_while(|(expected, missing)| expected == *missing)
             .count();
         self.run(first, stretches as u64)

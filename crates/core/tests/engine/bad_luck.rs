@@ -130,6 +130,28 @@ fn nobody_writes_to_a_huge_page_that_the_kernel_left_mapped_while_it_is_mended()
 }
 
 #[test]
+fn new_memory_that_failed_and_that_the_kernel_left_mapped_is_dealt_with_as_the_old_was() {
+    // In a page of 2 MiB it is 4 KiB pages, in one of 1 GiB pages of 2 MiB.
+    for (page_size, again, then) in [
+        (PageSize::SIZE_2M, 900, Action::Record),
+        (PageSize::SIZE_1G, 9000, Action::Mend),
+    ] {
+        let lost = 700;
+        let mut vm = Vm::new(&[Ram::hugetlb(page_size)]);
+        vm.model_mut().pool.insert(PageSize::SIZE_2M, 1000);
+        vm.strike(lost);
+        let gpa = vm.gpa(again);
+        vm.load(again);
+        vm.strike_in_place(again);
+        assert_eq!(vm.load(again), Some(()), "it can be touched");
+        assert_eq!(vm.scrub(again), Verdict::Lost { gpa });
+        assert_eq!(vm.load(again), None);
+        assert_eq!(vm.actions().into_iter().flatten().last(), Some(then));
+        vm.assert_lost(&[lost, again]);
+    }
+}
+
+#[test]
 fn a_huge_page_that_the_kernel_left_mapped_cannot_be_touched_once_it_is_given_up() {
     let mut vm = Vm::new(&[Ram {
         policy: Policy::Abandon,

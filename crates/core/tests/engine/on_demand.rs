@@ -131,6 +131,35 @@ fn a_page_that_is_dear_to_read_gets_no_more_time_than_another() {
 }
 
 #[test]
+fn what_comes_back_at_once_lies_in_one_half_of_a_gib() {
+    let mut vm = Vm::new(&[Ram {
+        pages: 1,
+        ..Ram::hugetlb(PageSize::SIZE_1G)
+    }]);
+    vm.model_mut().pool.insert(PageSize::SIZE_2M, 600);
+    vm.strike(700);
+    // So that runs begin at uneven places.
+    vm.scrub(5 * STRETCH);
+    vm.settle();
+    let parts: Vec<GpaRange> = vm
+        .events()
+        .iter()
+        .filter_map(|event| match &event.step {
+            Step::Fill { part, .. } => Some(*part),
+            _ => None,
+        })
+        .collect();
+    let middle = Gpa::new(vm.gpa(0).get() + 512 * MIB);
+    let across = |part: &GpaRange| part.contains(middle) && part.start() != middle;
+    assert!(!parts.iter().any(across), "{parts:?}");
+    assert!(
+        parts.iter().any(|part| part.len() > 2 * MIB),
+        "all of it came one by one"
+    );
+    vm.assert_lost(&[700]);
+}
+
+#[test]
 fn the_page_is_claimed_until_it_is_complete() {
     let mut vm = struck();
     vm.scrub(0);

@@ -73,6 +73,10 @@ impl Host for Saboteur {
         self.model.examine(fault, gpa)
     }
 
+    fn has_failed(&mut self, segment: &Segment, gpa: Gpa) -> bool {
+        self.model.has_failed(segment, gpa)
+    }
+
     fn claim(&mut self, page: GpaRange) -> Result<(), ModelError> {
         if self.trick != Trick::DoesNotWaitForDevices {
             return self.model.claim(page);

@@ -106,6 +106,13 @@ impl Builder {
     /// Called before a page is salvaged and after new memory is in its place, for a VMM that has
     /// to stop devices, or everything. Where `pause` refuses, the page is abandoned with its words
     /// as the reason; `resume` is called after each `pause` that did not.
+    ///
+    /// They are called on the mender's thread, which nobody else's wait can end meanwhile. So `pause`
+    /// must not wait for a thread that may itself be waiting for a mend: one in a touch of guest
+    /// memory, in [`take_fault`](crate::VcpuThread::take_fault), in [`lease`](crate::Pagemend::lease)
+    /// or in any other call of this library. Such a one counts as stopped; it does not touch the page
+    /// before the mend is done. Leases on the page are waited for after `pause`, so that devices that
+    /// it stops can end theirs.
     pub fn pause_hooks(
         self,
         pause: impl FnMut(GpaRange) -> Result<(), String> + Send + 'static,

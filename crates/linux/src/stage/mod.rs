@@ -190,20 +190,25 @@ impl Stage {
         (extent.fd(), source, part.len - into)
     }
 
+    /// Has the memory outlive the stage.
+    fn keep(&mut self) {
+        self.extents.drain(..).for_each(Extent::keep);
+    }
+
     /// Puts the new memory in the page's place. A step that fails may leave a hole at the page's
     /// addresses, or part of the new memory; `restore` is called then, before that memory is given
-    /// back.
+    /// back, which it is not where `restore` fails: mapped memory that is given back reads as zeroes.
     pub(crate) fn swap(
         mut self,
         files: &Arc<Files>,
         uffd: Option<&Uffd>,
-        restore: impl FnOnce(),
+        restore: impl FnOnce() -> bool,
     ) -> io::Result<Swapped> {
         if self.views.is_empty() {
             self.prepare(files, uffd, None)?;
         }
         let target = self.target.clone();
-        for view in self.views.drain(..) {
+        for view in std::mem::take(&mut self.views) {
             let hva = target
                 .hva
                 .checked_add(view.at)
@@ -211,14 +216,14 @@ impl Stage {
             // SAFETY: the page is guest memory, which nobody has references into: that is what
             // the VMM vouched for when it registered the region.
             if let Err(error) = unsafe { view.mapping.move_over(hva) } {
-                restore();
+                if !restore() {
+                    self.keep();
+                }
                 return Err(error);
             }
         }
         let segments = self.segments();
-        for extent in self.extents.drain(..) {
-            extent.keep();
-        }
+        self.keep();
         let range = HvaRange::new(target.hva, target.page.len()).expect("it is guest memory");
         let settled = [
             ("mlock", self.settings.lock(range)),

@@ -152,6 +152,13 @@ impl Host for ModelHost {
         self.leave(condition)
     }
 
+    fn has_failed(&mut self, _segment: &Segment, gpa: Gpa) -> bool {
+        self.let_others_run();
+        let place = self.guest.cell(gpa).place;
+        let failed = self.physical.has_file_view(place) && self.physical.is_unreadable(place);
+        self.leave(failed)
+    }
+
     fn claim(&mut self, page: GpaRange) -> Result<(), ModelError> {
         let claimed = |one: &GpaRange| one.overlaps(&page);
         let twice = self.watch.claimed.iter().any(claimed);
