@@ -50,7 +50,7 @@ pub(crate) struct Inject {
     /// What makes it fail: emulated, madvise or corrupt-pfn.
     #[arg(long)]
     method: Method,
-    /// Wait until it has been dealt with, for so many seconds at most.
+    /// Wait until it has been dealt with, for so many seconds at most: 30 unless said.
     #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "30")]
     wait: Option<u64>,
     /// Print JSON (schema pagemend.inject/1) instead of text.

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;
 
@@ -89,4 +90,31 @@ fn every_path_and_every_event_is_in_it() {
     for event in events.split(',').map(str::trim) {
         assert!(DOCUMENT.contains(&format!("| `{event}` |")), "{event}");
     }
+}
+
+#[test]
+fn it_names_every_call_that_the_mender_s_thread_may_make() {
+    let rules = include_str!("../../vmm/src/seccomp/rules.rs");
+    let list = |name: &str| {
+        let (_, list) = rules.split_once(&format!("const {name}: ")).unwrap();
+        let (list, _) = list.split_once("];").unwrap();
+        list.split("libc::SYS_").skip(1)
+    };
+    let end = |c: char| !c.is_ascii_alphanumeric() && c != '_';
+    let mut allowed: BTreeSet<_> = ["EVERY", "MENDER"]
+        .into_iter()
+        .flat_map(list)
+        .map(|call| call.split(end).next().unwrap())
+        .collect();
+    // Of these the list has the letter alone.
+    allowed.insert("ioctl");
+
+    let rows = ["| any, for", "| any that may touch", "| `pagemend`, "];
+    let named: BTreeSet<_> = rows
+        .into_iter()
+        .map(|row| DOCUMENT.lines().find(|line| line.starts_with(row)).unwrap())
+        .map(|row| row.split('|').nth(2).unwrap())
+        .flat_map(|calls| calls.split('`').skip(1).step_by(2))
+        .collect();
+    assert_eq!(named, allowed);
 }

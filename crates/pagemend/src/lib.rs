@@ -27,6 +27,7 @@
 //! let mut vcpu = pagemend.vcpu_thread()?;
 //! let exit = vcpu.run(|| kvm_run());
 //! match vcpu.take_fault() {
+//!     // KVM_EXIT_MMIO at guest memory is no device: it goes to `take_fault_at` first.
 //!     None => { /* an ordinary exit, in `exit` */ }
 //!     Some(VcpuFault::Mended) => { /* run the vCPU again */ }
 //!     Some(VcpuFault::Lost { gpa }) => inject_machine_check(gpa),

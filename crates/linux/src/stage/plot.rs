@@ -1,8 +1,9 @@
 //! Where in which file each part of a covered page gets its new memory.
 //!
-//! In the order of the page, whatever the order in which the parts come: so the parts become few
-//! mappings as they come to lie side by side, where each by itself would be one of those that the
-//! kernel counts (`vm.max_map_count`).
+//! In the order of the page, whatever the order in which the parts come: so parts of shared memory
+//! become few mappings as they come to lie side by side, where each by itself would be one of those
+//! that the kernel counts (`vm.max_map_count`). Pool pages are in that order too, but stay as many
+//! mappings as they came in: the kernel never merges mappings of hugetlb files.
 
 use std::io;
 

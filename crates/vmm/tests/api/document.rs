@@ -122,6 +122,22 @@ fn it_has_every_path_and_method_that_is_answered_and_no_other() {
 }
 
 #[test]
+fn it_has_every_step_of_a_mend_and_no_other() {
+    // Tests of the engine hold these sections against all that it emits.
+    let text = include_str!("../../../../docs/events.md");
+    let (_, fields) = text.split_once("\n## Fields\n").unwrap();
+    let (fields, _) = fields.split_once("\n## ").unwrap();
+    let sections = fields.lines().filter_map(|line| line.strip_prefix("### "));
+    let emitted: BTreeSet<_> = sections.filter(|name| *name != "Every event").collect();
+
+    let document = Document::read();
+    let step = &document.0["components"]["schemas"]["MenderEvent"]["properties"]["step"];
+    let described = step["enum"].as_array().unwrap().iter();
+    let described: BTreeSet<_> = described.map(|name| name.as_str().unwrap()).collect();
+    assert_eq!(described, emitted);
+}
+
+#[test]
 fn its_schemas_refuse_what_is_not_so() {
     let document = Document::read();
     let refuses = |name: &str, value: Value| {

@@ -279,9 +279,11 @@ fn huge_tmpfs(host: &Host) -> Finding {
 fn max_map_count(host: &Host) -> Option<Finding> {
     let count = host.files.sysctls.max_map_count?;
     let means = format!(
-        "The mend of a huge page can cost four mappings more: one process has room for fewer than \
-         {} of them.",
-        count / 4
+        "The mend of a 2 MiB page can cost four mappings more, that of a 1 GiB page 515, because \
+         pool pages that come back one by one stay mappings of their own: one process has room for \
+         fewer than {} or {} of them.",
+        count / 4,
+        count / 515
     );
     let finding = |level| {
         finding(
