@@ -94,7 +94,7 @@ impl Leases {
     /// Takes a lease on `range`. Waits only where one of its pages is being mended.
     pub(crate) fn take(self: &Arc<Self>, range: GpaRange) -> Result<Lease, LeaseError> {
         loop {
-            let closed = match self.try_words(range)? {
+            let closed = match self.attempt(range)? {
                 Ok(lease) => return Ok(lease),
                 Err(closed) => closed,
             };
@@ -108,15 +108,12 @@ impl Leases {
 
     /// Takes one that can be had at once.
     pub(crate) fn try_take(self: &Arc<Self>, range: GpaRange) -> Result<Lease, LeaseError> {
-        let taken = self.try_words(range)?;
+        let taken = self.attempt(range)?;
         taken.map_err(|_| LeaseError::BeingMended { range })
     }
 
     /// A lease, or the page that is being mended.
-    fn try_words(
-        self: &Arc<Self>,
-        range: GpaRange,
-    ) -> Result<Result<Lease, &AtomicU32>, LeaseError> {
+    fn attempt(self: &Arc<Self>, range: GpaRange) -> Result<Result<Lease, &AtomicU32>, LeaseError> {
         let words = self.words(range).ok_or(LeaseError::OutOfRange { range })?;
         let closed = words
             .iter()

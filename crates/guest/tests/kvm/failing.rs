@@ -161,7 +161,7 @@ fn a_store_beside_the_failed_frame_is_kept() {
 }
 
 #[test]
-fn a_store_to_the_failed_frame_is_amachine_check_too() {
+fn a_store_to_the_failed_frame_is_a_machine_check_too() {
     let Some(mut guest) = Guest::new() else {
         return;
     };
@@ -192,7 +192,7 @@ fn a_store_that_cannot_be_told_does_not_go_on() {
 }
 
 #[test]
-fn a_touch_of_the_failed_frame_is_amachine_check_at_its_address() {
+fn a_touch_of_the_failed_frame_is_a_machine_check_at_its_address() {
     let Some(mut guest) = Guest::new() else {
         return;
     };

@@ -4,6 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr;
 use std::sync::atomic::{AtomicPtr, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
+use std::time::Duration;
 
 use pagemend_core::address::PageSize;
 use pagemend_core::event::Step;
@@ -12,7 +13,7 @@ use pagemend_linux::guard::{GuardError, GuestRegion};
 use pagemend_linux::{MemoryKind, Pagemend};
 
 use crate::child;
-use crate::guest::{BASE, Guest, MIB, frames, gpa};
+use crate::guest::{BASE, Guest, MIB, frames, gpa, range};
 
 const KIND: MemoryKind = MemoryKind::Hugetlb(PageSize::SIZE_2M);
 const LOST: u64 = 2 * MIB + 0x3000;
@@ -101,6 +102,43 @@ fn a_hook_that_refuses_makes_the_page_stay_poisoned_with_its_words() {
     let abandoned = (Action::Abandon, vec![Reason::StepFailed { step, error }]);
     assert_eq!(guest.outcomes(), [abandoned, (Action::Mend, vec![])]);
     assert_eq!(calls.try_iter().collect::<Vec<_>>(), [4 * MIB]);
+}
+
+#[test]
+fn a_device_that_the_hook_stops_ends_its_lease() {
+    let in_flight = Arc::new(Mutex::new(None));
+    let device = Arc::clone(&in_flight);
+    let (resumed, calls) = mpsc::channel();
+    let guest = Guest::with(KIND, 8 * MIB, |builder| {
+        builder.lease_limit(Duration::from_secs(600)).pause_hooks(
+            move |_| {
+                drop(device.lock().unwrap().take());
+                Ok(())
+            },
+            move |_| resumed.send(()).unwrap(),
+        )
+    });
+    let lease = guest.pagemend.lease(range(LOST, 4096)).unwrap();
+    *in_flight.lock().unwrap() = Some(lease);
+    guest.fail_untouched(LOST);
+    guest.check_all_but(&[LOST]);
+    assert_eq!(guest.outcomes(), [(Action::Mend, vec![])]);
+    assert_eq!(calls.try_iter().count(), 1);
+}
+
+#[test]
+fn devices_go_on_where_a_lease_does_not_end() {
+    let (resumed, calls) = mpsc::channel();
+    let guest = Guest::with(KIND, 8 * MIB, |builder| {
+        builder
+            .lease_limit(Duration::from_millis(1))
+            .pause_hooks(|_| Ok(()), move |_| resumed.send(()).unwrap())
+    });
+    let lease = guest.pagemend.lease(range(LOST, 4096)).unwrap();
+    guest.fail_untouched(LOST);
+    guest.check_all_but(&frames(2 * MIB, 2 * MIB));
+    assert_eq!(calls.try_iter().count(), 1);
+    drop(lease);
 }
 
 #[test]
