@@ -30,34 +30,20 @@ pub(crate) fn arm64_target() -> Result<(), String> {
     ))
 }
 
-/// Makes sure that iasl is there.
+/// Makes sure that iasl is there, to hold ACPI tables against.
 ///
 /// # Errors
 ///
 /// Says how to get it.
 pub(crate) fn iasl() -> Result<(), String> {
-    const INSTALL: [&str; 4] = [
-        "install",
-        "--yes",
-        "--no-install-recommends",
-        "acpica-tools",
-    ];
-    let install = || quiet("apt-get", &INSTALL);
-    // A fresh machine has no lists of packages.
-    if quiet("iasl", &["-v"]) || install() || (quiet("apt-get", &["update"]) && install()) {
-        return Ok(());
-    }
-    Err(format!(
-        "no iasl to hold ACPI tables against; as root: apt-get update && apt-get {}",
-        INSTALL.join(" ")
-    ))
+    let found = pagemend_lab_host::program("iasl", "acpica-tools");
+    found.map(drop).map_err(|error| format!("{error:#}"))
 }
 
 /// Runs a program without its output, and says whether it succeeded.
 fn quiet(program: &str, arguments: &[&str]) -> bool {
     let status = Command::new(program)
         .args(arguments)
-        .env("DEBIAN_FRONTEND", "noninteractive")
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())

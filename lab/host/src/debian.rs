@@ -9,14 +9,17 @@ use std::process::Command;
 /// Where programs for root are, which `PATH` need not name.
 const FOR_ROOT: &str = "/usr/sbin:/sbin";
 
-/// The path of a program. One that is not there is installed, with its package, or the error says how.
-pub(crate) fn program(name: &str, package: &str) -> Result<PathBuf> {
+/// The path of a program. One that is not there is installed, with its package, if that is allowed.
+///
+/// # Errors
+/// It is not there and cannot be installed: the text has the commands.
+pub fn program(name: &str, package: &str) -> Result<PathBuf> {
     if let Some(path) = find(name) {
         return Ok(path);
     }
     let install = ["install", "--yes", "--no-install-recommends", package];
     let needs = format!(
-        "the lab needs {name}; as root: apt-get update && apt-get {}",
+        "{name} is needed; as root: apt-get update && apt-get {}",
         install.join(" ")
     );
     if !root() {

@@ -33,6 +33,7 @@ mod session;
 mod table;
 
 pub use attach::attach;
+pub use debian::program;
 pub use drift::differences;
 pub use junit::write_junit;
 pub use listing::listing;

@@ -1,12 +1,9 @@
 //! What took more than one try because of the emulator. Nobody should take luck for health, so steps of the reports say it and the summary counts it.
 
-use pagemend_lab_protocol::Report;
+use pagemend_lab_protocol::{Report, STARTED_AGAIN};
 
 /// The step of a scenario that runs in another machine after this.
 pub(crate) const RUN_AGAIN: &str = "run again, for its machine died of the emulator's timing";
-
-/// How a scenario's own step begins where it starts a guest again.
-const STARTED_AGAIN: &str = "once more, for nothing has failed yet";
 
 /// A line with the counts, or nothing.
 pub(crate) fn repeats(reports: &[Report]) -> String {

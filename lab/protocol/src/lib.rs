@@ -7,6 +7,9 @@ mod result;
 mod scenario;
 pub mod walker;
 
+/// How the step of a scenario begins that starts a guest again, so that a summary can count them.
+pub const STARTED_AGAIN: &str = "once more, for nothing has failed yet";
+
 pub use message::{Command, Event, MachineCheck, decode, encode};
 pub use result::{Assertion, Measurement, Report, Verdict};
 pub use scenario::{Cpu, Needs, ScenarioInfo, Set};

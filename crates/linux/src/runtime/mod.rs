@@ -216,8 +216,8 @@ impl Pagemend {
 
     /// Takes a lease on guest memory that is about to be handed to the kernel for I/O. Waits only
     /// while the memory is being mended, so it is for threads that have no lease yet: a mend waits for
-    /// those, and who has one and waits for another would hold up both until the [limit](
-    /// Builder::lease_limit), at which the whole page is given up.
+    /// those, and who has one and waits for another would hold up both until the
+    /// [limit](Builder::lease_limit), at which the whole page is given up.
     pub fn lease(&self, range: GpaRange) -> Result<Lease, LeaseError> {
         self.shared.leases.take(range)
     }

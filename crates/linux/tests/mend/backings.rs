@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use pagemend_core::address::{FRAME_SIZE, PageSize};
 use pagemend_core::ledger::Cause;
+use pagemend_core::map::Segment;
 use pagemend_core::plan::{Action, Reason};
 use pagemend_linux::{GuestMemory, Inject, MemoryKind, Pagemend, RegionConfig};
 
@@ -120,6 +121,11 @@ fn a_private_mapping_of_a_hugetlb_file_loses_the_whole_page_and_leaves_the_file_
     let memory = Arc::new(memory);
     let config = RegionConfig::of("ram", gpa(0), Arc::clone(&memory)).unwrap();
     let pagemend = Pagemend::builder().region(config).start().unwrap();
+    let filed = |segment: &Segment| segment.source.is_some();
+    assert!(
+        !pagemend.segments().iter().any(filed),
+        "it is not what the file has"
+    );
     let injector = pagemend.emulated_errors();
     injector
         .inject(gpa(PAGE + 0x3000), Cause::ActionRequired)

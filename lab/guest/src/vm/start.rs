@@ -6,6 +6,7 @@ use super::wish::Wish;
 use super::{LAST_WORDS, Vm, said};
 use crate::trial::Trial;
 use anyhow::{Context, Result, bail};
+use pagemend_lab_protocol::STARTED_AGAIN;
 use pagemend_lab_protocol::walker::{Order, Word};
 use std::fs;
 use std::path::PathBuf;
@@ -23,7 +24,7 @@ impl Vm {
         for _ in 1..STARTS {
             match Self::start_once(t, wish) {
                 Ok(vm) => return Ok(vm),
-                Err(error) => t.step(format!("once more, for nothing has failed yet: {error:#}")),
+                Err(error) => t.step(format!("{STARTED_AGAIN}: {error:#}")),
             }
         }
         Self::start_once(t, wish)
